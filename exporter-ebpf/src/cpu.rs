@@ -1,0 +1,312 @@
+//! CPU: on-CPU time and run-queue wait per cgroup, and what CFS bandwidth control did.
+//!
+//! What: the time that tasks of a cgroup ran, and how long each of them had waited in the run queue when it got a CPU.
+//! Hooks: `tp_btf/sched_switch`, which alone gives both: the slice that ends is the run-queue clock minus the clock at the
+//! last switch on this CPU, the wait that ends is the clock minus the next task's `sched_info.last_queued`. No wakeup hook,
+//! no timestamp per task, no clock read. Before a scrape, `cpu_settle` is run on each CPU, so that a task that has not been
+//! switched out yet is charged up to the last tick. `iter/cgroup` (6.1+) reads the bandwidth counters of all cgroups.
+//! Maps: `CPU` (by slot), `RUNNING` (by CPU: who runs since when), rows of `series`.
+//! Metrics: `container_cpu_usage_seconds_total`, `container_cpu_run_queue_latency_seconds`, `container_cpu_cfs_*`,
+//! `container_spec_cpu_{quota,period}`.
+//! Cost: see `cargo xtask bench`; README has the figure.
+//!
+//! A wait that a migration between CPUs interrupts counts from the arrival in the last queue, as `last_queued` does.
+
+use crate::{Field, Hook, Probe, Signal, Source, cgroup::ID_FIELDS, layout::layout};
+
+/// This signal.
+pub const SIGNAL: Signal = Signal {
+    name: "cpu",
+    summary: "On-CPU time, run-queue waits and CFS throttling.",
+    probes: &[
+        Probe {
+            program: "cpu_switch",
+            hook: Hook::BtfTracepoint("sched_switch"),
+            fields: &[
+                ID_FIELDS[0],
+                ID_FIELDS[1],
+                CLOCK_FIELDS[0],
+                CLOCK_FIELDS[1],
+                CLOCK_FIELDS[2],
+                Field { global: "TASK_PID", source: Source::Offset("task_struct", &["pid"]) },
+                Field { global: "TASK_CGROUPS", source: Source::Offset("task_struct", &["cgroups"]) },
+                Field { global: "CSS_SET_DFL_CGRP", source: Source::Offset("css_set", &["dfl_cgrp"]) },
+                Field {
+                    global: "TASK_LAST_QUEUED",
+                    source: Source::Offset("task_struct", &["sched_info.last_queued"]),
+                },
+            ],
+            required: true,
+        },
+        Probe { program: "cpu_settle", hook: Hook::OnCpu, fields: &CLOCK_FIELDS, required: false },
+        Probe {
+            program: "cpu_bandwidth",
+            hook: Hook::IterCgroup,
+            fields: &[
+                ID_FIELDS[0],
+                ID_FIELDS[1],
+                Field { global: "CGROUP_SUBSYS", source: Source::Offset("cgroup", &["subsys"]) },
+                Field { global: "CPU_CGRP_ID", source: Source::Enumerator("cgroup_subsys_id", "cpu_cgrp_id") },
+                Field {
+                    global: "TASK_GROUP_PERIOD",
+                    source: Source::Offset("task_group", &["cfs_bandwidth.period"]),
+                },
+                Field { global: "TASK_GROUP_QUOTA", source: Source::Offset("task_group", &["cfs_bandwidth.quota"]) },
+                Field {
+                    global: "TASK_GROUP_NR_PERIODS",
+                    source: Source::Offset("task_group", &["cfs_bandwidth.nr_periods"]),
+                },
+                Field {
+                    global: "TASK_GROUP_NR_THROTTLED",
+                    source: Source::Offset("task_group", &["cfs_bandwidth.nr_throttled"]),
+                },
+                Field {
+                    global: "TASK_GROUP_THROTTLED_TIME",
+                    source: Source::Offset("task_group", &["cfs_bandwidth.throttled_time"]),
+                },
+            ],
+            // Without it the files say the same.
+            required: false,
+        },
+    ],
+    maps: &[CPU, "RUNNING"],
+};
+
+/// From a task to the clock of the run queue that it is on (`CONFIG_FAIR_GROUP_SCHED`).
+const CLOCK_FIELDS: [Field; 3] = [
+    Field { global: "TASK_CFS_RQ", source: Source::Offset("task_struct", &["se.cfs_rq"]) },
+    Field { global: "CFS_RQ_RQ", source: Source::Offset("cfs_rq", &["rq"]) },
+    Field { global: "RQ_CLOCK", source: Source::Offset("rq", &["clock"]) },
+];
+
+/// The map of [`Cpu`], by slot.
+pub const CPU: &str = "CPU";
+/// The program that [`Hook::OnCpu`] runs.
+pub const SETTLE: &str = "cpu_settle";
+/// The program that reads [`Bandwidth`].
+pub const BANDWIDTH: &str = "cpu_bandwidth";
+
+layout! {
+    /// What a cgroup's tasks ran.
+    pub struct Cpu {
+        /// On-CPU time, ns.
+        pub on_cpu: u64,
+        /// The row of its run-queue waits; 0 before the first.
+        pub row: u32,
+        /// Keeps the size explicit.
+        pub reserved: u32,
+    }
+    size 16
+}
+
+layout! {
+    /// CFS bandwidth control of one cgroup that has a quota.
+    pub struct Bandwidth {
+        /// The cgroup's id in the hierarchy of the cpu controller.
+        pub id: u64,
+        /// Length of a period, ns.
+        pub period: u64,
+        /// Quota per period, ns.
+        pub quota: u64,
+        /// Periods that passed while it had something to run.
+        pub periods: u32,
+        /// Those in which it was throttled.
+        pub throttled_periods: u32,
+        /// How long it was throttled, ns, summed over CPUs.
+        pub throttled: u64,
+    }
+    size 40
+}
+
+#[cfg(target_arch = "bpf")]
+mod probe {
+    use aya_ebpf::{
+        Global,
+        btf_maps::{Array, PerCpuArray},
+        helpers::bpf_get_current_task_btf,
+        macros::{btf_map, btf_tracepoint, raw_tracepoint},
+        programs::{BtfTracePointContext, RawTracePointContext},
+    };
+
+    use super::{Bandwidth, Cpu};
+    use crate::{
+        cgroup::{
+            DEFAULT_SLOTS,
+            probe::{CGROUP_SUBSYS, id, slot},
+        },
+        kernel::{Iter, MMAPABLE, add, load, read},
+        loss::{Loss, count},
+        series::{self, Family, SeriesKey},
+    };
+
+    #[unsafe(no_mangle)]
+    static TASK_PID: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static TASK_CGROUPS: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static CSS_SET_DFL_CGRP: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static TASK_LAST_QUEUED: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static TASK_CFS_RQ: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static CFS_RQ_RQ: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static RQ_CLOCK: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static CPU_CGRP_ID: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static TASK_GROUP_PERIOD: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static TASK_GROUP_QUOTA: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static TASK_GROUP_NR_PERIODS: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static TASK_GROUP_NR_THROTTLED: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static TASK_GROUP_THROTTLED_TIME: Global<u32> = Global::new(0);
+
+    #[btf_map]
+    static CPU: Array<Cpu, { DEFAULT_SLOTS as usize }, MMAPABLE> = Array::new();
+
+    /// Who runs on this CPU, and since when.
+    #[repr(C)]
+    struct Running {
+        /// Run-queue clock, ns; 0 before the first switch.
+        since: u64,
+        slot: u32,
+        idle: u32,
+    }
+
+    /// Per CPU: `sched_switch` runs with interrupts off, and the settling interrupt therefore never in its midst.
+    #[btf_map]
+    static RUNNING: PerCpuArray<Running, 1> = PerCpuArray::new();
+
+    /// The clock of the run queue of a task that is on a CPU, ns.
+    ///
+    /// # Safety
+    /// `task` is a BTF pointer to struct task_struct.
+    #[inline(always)]
+    unsafe fn clock(task: *const u8) -> u64 {
+        // SAFETY: the caller's.
+        unsafe { load(load(load(task, &TASK_CFS_RQ), &CFS_RQ_RQ), &RQ_CLOCK) }
+    }
+
+    /// Charges the slice up to `now`.
+    ///
+    /// # Safety
+    /// `running` points into `RUNNING`.
+    #[inline(always)]
+    unsafe fn charge(running: *mut Running, now: u64) {
+        // SAFETY: the caller's.
+        let (since, slot, idle) = unsafe { ((*running).since, (*running).slot, (*running).idle) };
+        if since == 0 || idle != 0 {
+            return;
+        }
+        if now < since {
+            count(Loss::NegativeDelta);
+            return;
+        }
+        if let Some(cpu) = CPU.get_ptr_mut(slot) {
+            // SAFETY: an array element.
+            unsafe { add(&raw mut (*cpu).on_cpu, now - since) }
+        }
+    }
+
+    /// match-proto:v5.18:void sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)
+    #[btf_tracepoint(function = "sched_switch")]
+    fn cpu_switch(ctx: BtfTracePointContext) -> i32 {
+        let next: *const u8 = ctx.arg(2);
+        let Some(running) = RUNNING.get_ptr_mut(0) else { return 0 };
+        // SAFETY: argument 2 is a BTF pointer to struct task_struct; `running` is this CPU's, and interrupts are off.
+        unsafe {
+            let now = clock(next);
+            charge(running, now);
+            (*running).since = now;
+            if load::<u32>(next, &TASK_PID) == 0 {
+                (*running).idle = 1;
+                return 0;
+            }
+            let cgroup = load(load(next, &TASK_CGROUPS), &CSS_SET_DFL_CGRP);
+            let slot = slot(id(cgroup));
+            (*running).idle = 0;
+            (*running).slot = slot;
+            let queued: u64 = load(next, &TASK_LAST_QUEUED);
+            if queued == 0 {
+                return 0;
+            }
+            if now < queued {
+                count(Loss::NegativeDelta);
+                return 0;
+            }
+            wait(slot, now - queued);
+        }
+        0
+    }
+
+    #[inline(always)]
+    fn wait(slot: u32, nanos: u64) {
+        let Some(cpu) = CPU.get_ptr_mut(slot) else { return };
+        // SAFETY: array elements.
+        unsafe {
+            let mut index = (*cpu).row;
+            if index == 0 {
+                let key = SeriesKey { slot, family: Family::CpuWait as u32, detail: 0, route: 0 };
+                index = series::kernel::find(&key);
+                (*cpu).row = index;
+            }
+            if let Some(row) = series::kernel::row(index) {
+                series::kernel::observe(row, nanos);
+            }
+        }
+    }
+
+    /// Run by user space on each CPU before a scrape (`BPF_PROG_TEST_RUN` with `BPF_F_TEST_RUN_ON_CPU`, an interrupt there):
+    /// charges the task that is running now, so that a slice of minutes is not invisible until it ends.
+    #[raw_tracepoint]
+    fn cpu_settle(_ctx: RawTracePointContext) -> i32 {
+        let Some(running) = RUNNING.get_ptr_mut(0) else { return 0 };
+        // SAFETY: the helper gives a BTF pointer to the current task; `running` is this CPU's, and interrupts are off.
+        unsafe {
+            let now = clock(bpf_get_current_task_btf().cast_const().cast());
+            if (*running).idle == 0 && now > (*running).since {
+                charge(running, now);
+                if (*running).since != 0 {
+                    (*running).since = now;
+                }
+            }
+        }
+        0
+    }
+
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "iter/cgroup")]
+    extern "C" fn cpu_bandwidth(ctx: *const Iter) -> i32 {
+        // SAFETY: the context of iter/cgroup; `cgroup` is a BTF pointer, null once at the end; read() faults safely, and
+        // `css` is the first member of struct task_group.
+        unsafe {
+            let cgroup = (*ctx).object;
+            if cgroup.is_null() {
+                return 0;
+            }
+            let css = cgroup.add(8 * CPU_CGRP_ID.load() as usize);
+            let Some(group) = read::<*const u8>(css, &CGROUP_SUBSYS) else { return 0 };
+            if group.is_null() {
+                return 0;
+            }
+            let quota = read(group, &TASK_GROUP_QUOTA).unwrap_or(u64::MAX);
+            if quota == u64::MAX {
+                return 0;
+            }
+            let record = Bandwidth {
+                id: id(cgroup),
+                period: read(group, &TASK_GROUP_PERIOD).unwrap_or(0),
+                quota,
+                periods: read(group, &TASK_GROUP_NR_PERIODS).unwrap_or(0),
+                throttled_periods: read(group, &TASK_GROUP_NR_THROTTLED).unwrap_or(0),
+                throttled: read(group, &TASK_GROUP_THROTTLED_TIME).unwrap_or(0),
+            };
+            (*ctx).write(&record)
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! HTTP/1.x requests, at the server and at the client, in plaintext.
+//!
+//! What: each request with its method, route, status and latency, in histograms that the kernel fills: no event per request.
+//! Hooks: `cgroup_skb` ingress and egress at the root of cgroup v2. Every path returns 1: a 0 would drop the packet.
+//! `iter/bpf_sk_storage_map` (5.9+), when scraped, ends the last requests of idle connections.
+//! Maps: `CONNECTIONS` (socket storage, 64 bytes), `ROUTES` (slot and route hash -> the request line), rows of `series`.
+//! Metrics: `http_server_request_duration_seconds`, `http_client_request_duration_seconds`.
+//! Cost: see `cargo xtask bench`; README has the figure.
+//!
+//! Latency is from the first byte of the request at the socket to the last byte of the response: the server's view with its
+//! queueing included. Heads are read no further than their first line. The end of a response is therefore known when the
+//! next request on the connection begins, when the connection ends, or when it has been idle for [`IDLE`]; the *time* of the
+//! end is that of the last segment of the response, whatever frames its body (length, chunks, close). A request body that
+//! looks like a request, HEAD, 204 and 304 need no special case that way.
+
+pub mod head;
+pub mod route;
+
+use crate::{Field, Hook, Probe, Signal, layout::layout};
+
+/// This signal.
+pub const SIGNAL: Signal = Signal {
+    name: "http",
+    summary: "Requests and latency by method, route and status, at server and client.",
+    probes: &[
+        Probe { program: "http_ingress", hook: Hook::CgroupSkbIngress, fields: NONE, required: true },
+        Probe { program: "http_egress", hook: Hook::CgroupSkbEgress, fields: NONE, required: true },
+        Probe { program: FLUSH, hook: Hook::IterSkStorage(CONNECTIONS), fields: NONE, required: false },
+    ],
+    maps: &[CONNECTIONS, ROUTES],
+};
+
+const NONE: &[Field] = &[];
+
+/// The program that ends the last requests of idle connections.
+pub const FLUSH: &str = "http_flush";
+/// The socket storage.
+pub const CONNECTIONS: &str = "CONNECTIONS";
+/// The map of routes.
+pub const ROUTES: &str = "ROUTES";
+
+/// After how long without a byte a response counts as complete, ns.
+pub const IDLE: u64 = 2_000_000_000;
+/// How many routes all cgroups together can have unless a flag says otherwise.
+pub const DEFAULT_ROUTES: u32 = 4096;
+
+layout! {
+    /// A route of a cgroup.
+    pub struct RouteKey {
+        /// The hash of the normalised route.
+        pub route: u64,
+        /// The cgroup's slot.
+        pub slot: u32,
+        /// Keeps the size explicit.
+        pub reserved: u32,
+    }
+    size 16
+}
+
+layout! {
+    /// The request line that a route was first seen with.
+    pub struct RouteLine {
+        /// Its first bytes, from the target on.
+        pub bytes: [u8; head::HEAD],
+        /// Where the target begins.
+        pub target: u32,
+        /// Keeps the size explicit.
+        pub reserved: u32,
+    }
+    size head::HEAD + 8
+}
+
+/// What a row counts: the status in the upper bytes, the method in the lowest.
+#[inline(always)]
+pub const fn detail(method: u8, status: u16) -> u64 {
+    (status as u64) << 8 | method as u64
+}
+
+/// The method and the status of a row's detail.
+pub fn parse_detail(detail: u64) -> (Option<head::Method>, u16) {
+    let method = head::Method::ALL.into_iter().find(|method| *method as u64 == detail & 0xff);
+    (method, (detail >> 8) as u16)
+}
+
+#[cfg(target_arch = "bpf")]
+mod connection;
+#[cfg(target_arch = "bpf")]
+mod probe;

@@ -1,0 +1,112 @@
+//! What the kernel half could not count, and why: every loss has a counter, so that a gap is seen as one.
+
+/// Why something was not counted where it belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Loss {
+    /// No free cgroup slot: charged to the `unattributed` slot.
+    CgroupSlots,
+    /// No free histogram row, or the cgroup's budget of routes is spent: counted in the total, or under `other`.
+    SeriesRows,
+    /// The event ring was full: a cgroup's birth or death was not reported, so user space walks the tree again.
+    CgroupEvents,
+    /// The scheduler clock stood behind the start of the slice or wait.
+    NegativeDelta,
+    /// No socket storage could be had: the connection is not measured.
+    SocketStorage,
+    /// A connection speaks TLS.
+    ConnectionTls,
+    /// A connection speaks HTTP/2.
+    ConnectionHttp2,
+    /// A connection speaks neither HTTP/1 nor a protocol that is told apart.
+    ConnectionUnknown,
+    /// A connection became something else by `101 Switching Protocols` or `CONNECT`.
+    ConnectionUpgraded,
+    /// A request arrived while another was outstanding on its connection.
+    RequestPipelined,
+    /// A connection ended before its request was answered.
+    RequestUnanswered,
+    /// A response began whose request was not seen (the connection is older than the agent).
+    ResponseUnmatched,
+    /// A request line was split so that its target is not in one segment: counted under `other`.
+    RequestLineSplit,
+    /// The cgroup of a socket is gone: its last requests have no owner.
+    CgroupGone,
+}
+
+impl Loss {
+    /// Every loss, in the order of the kernel's counters.
+    pub const ALL: [Self; 14] = [
+        Self::CgroupSlots,
+        Self::SeriesRows,
+        Self::CgroupEvents,
+        Self::NegativeDelta,
+        Self::SocketStorage,
+        Self::ConnectionTls,
+        Self::ConnectionHttp2,
+        Self::ConnectionUnknown,
+        Self::ConnectionUpgraded,
+        Self::RequestPipelined,
+        Self::RequestUnanswered,
+        Self::ResponseUnmatched,
+        Self::RequestLineSplit,
+        Self::CgroupGone,
+    ];
+
+    /// The name in the `reason` label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CgroupSlots => "cgroup_slots_full",
+            Self::SeriesRows => "series_full",
+            Self::CgroupEvents => "cgroup_events_full",
+            Self::NegativeDelta => "negative_delta",
+            Self::SocketStorage => "socket_storage_failed",
+            Self::ConnectionTls => "connection_tls",
+            Self::ConnectionHttp2 => "connection_http2",
+            Self::ConnectionUnknown => "connection_unknown",
+            Self::ConnectionUpgraded => "connection_upgraded",
+            Self::RequestPipelined => "request_pipelined",
+            Self::RequestUnanswered => "request_unanswered",
+            Self::ResponseUnmatched => "response_unmatched",
+            Self::RequestLineSplit => "request_line_split",
+            Self::CgroupGone => "cgroup_gone",
+        }
+    }
+}
+
+/// The map of the counters, indexed by [`Loss`].
+pub const LOSSES: &str = "LOSSES";
+
+#[cfg(target_arch = "bpf")]
+pub(crate) mod kernel {
+    use aya_ebpf::{btf_maps::Array, macros::btf_map};
+
+    use super::Loss;
+    use crate::kernel::{MMAPABLE, add};
+
+    #[btf_map]
+    static LOSSES: Array<u64, { Loss::ALL.len() }, MMAPABLE> = Array::new();
+
+    /// Counts one loss.
+    #[inline(always)]
+    pub(crate) fn count(loss: Loss) {
+        if let Some(counter) = LOSSES.get_ptr_mut(loss as u32) {
+            // SAFETY: an element of a BPF array, which lives as long as the program.
+            unsafe { add(counter, 1) }
+        }
+    }
+}
+#[cfg(target_arch = "bpf")]
+pub(crate) use kernel::count;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_is_in_counter_order() {
+        for (i, loss) in Loss::ALL.iter().enumerate() {
+            assert_eq!(*loss as usize, i);
+        }
+    }
+}

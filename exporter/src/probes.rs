@@ -1,0 +1,350 @@
+//! Loads the object, attaches every signal that it can, and keeps a verdict for each probe. Names no signal.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    fs::File,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::Path,
+};
+
+use anyhow::{Context as _, anyhow};
+use aya::{
+    Ebpf, EbpfLoader, Endianness, Pod,
+    maps::{Map, MapData},
+    programs::{
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Iter, Program, ProgramError, RawTracePoint,
+    },
+};
+use exporter_ebpf::{Hook, Probe, SIGNALS};
+
+use crate::{
+    btf::{self, Btf},
+    sys::{self, IterLink, MappedArray},
+};
+
+/// The compiled kernel half; `cargo xtask ebpf` makes it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../object/podmeter.bpf.o");
+
+/// How it went with a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// It measures.
+    Attached,
+    /// Switched off by a flag.
+    Disabled,
+    /// Something does the same less well in its place, or a part of the signal is missing.
+    Degraded,
+    /// This kernel does not have what it needs.
+    Unsupported,
+    /// It should work, and did not: a missing privilege, a refusal by the verifier.
+    Failed,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 5] = [Self::Attached, Self::Disabled, Self::Degraded, Self::Unsupported, Self::Failed];
+
+    /// The name in the `state` label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Attached => "attached",
+            Self::Disabled => "disabled",
+            Self::Degraded => "degraded",
+            Self::Unsupported => "unsupported",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The verdict on a probe.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// The signal that it belongs to.
+    pub signal: &'static str,
+    /// The program.
+    pub program: &'static str,
+    /// How it went.
+    pub state: State,
+    /// Why, unless it is attached; one line.
+    pub reason: String,
+}
+
+/// What the loader needs to know of the machine and of the user's wishes.
+pub struct Plan<'a> {
+    /// The kernel's BTF.
+    pub btf: &'a Path,
+    /// The root of cgroup v2, if there is one.
+    pub cgroup: Option<&'a Path>,
+    /// The signals that are wanted.
+    pub signals: &'a BTreeSet<&'static str>,
+    /// Globals that are not from BTF.
+    pub globals: &'a [(&'static str, u32)],
+    /// Sizes of maps.
+    pub sizes: &'a [(&'static str, u32)],
+    /// Whether the kernel half's debug messages are wanted.
+    pub debug: bool,
+}
+
+/// The loaded object and what became of each probe. Dropped, or killed, it leaves nothing attached: links are descriptors.
+pub struct Probes {
+    ebpf: Option<Ebpf>,
+    verdicts: Vec<Verdict>,
+}
+
+impl Probes {
+    /// Loads the object without attaching anything yet: user space fills its queues first.
+    ///
+    /// What cannot be had becomes a verdict; nothing here is fatal.
+    pub fn load(plan: &Plan<'_>) -> Self {
+        let btf = std::fs::read(plan.btf)
+            .map_err(|error| format!("{}: {error}", plan.btf.display()))
+            .and_then(|bytes| Btf::parse(bytes).map_err(|error| format!("{}: {error}", plan.btf.display())));
+        let mut verdicts = Vec::new();
+        let mut globals = BTreeMap::new();
+        for signal in SIGNALS {
+            for probe in signal.probes {
+                let refused = if plan.signals.contains(signal.name) {
+                    resolve(probe, btf.as_ref(), &mut globals).err().map(|reason| (State::Unsupported, reason))
+                } else {
+                    Some((State::Disabled, "switched off".to_owned()))
+                };
+                let (state, reason) = refused.unwrap_or((State::Failed, "not attached yet".to_owned()));
+                verdicts.push(Verdict { signal: signal.name, program: probe.program, state, reason });
+            }
+        }
+        // Kernels before 5.11 charge maps to this limit; where it cannot be lifted, loading says so.
+        _ = sys::lift_memlock();
+        let ebpf = match load_object(plan, &globals) {
+            Ok(ebpf) => Some(ebpf),
+            Err(error) => {
+                let reason = explain(&error);
+                for verdict in verdicts.iter_mut().filter(|verdict| verdict.state == State::Failed) {
+                    verdict.reason.clone_from(&reason);
+                }
+                None
+            }
+        };
+        Self { ebpf, verdicts }
+    }
+
+    /// Attaches every probe that [`Self::load`] found possible.
+    pub fn attach(&mut self, plan: &Plan<'_>) {
+        let Some(ebpf) = &mut self.ebpf else { return };
+        let kernel_btf = aya::Btf::parse_file(plan.btf, Endianness::default());
+        let probes = SIGNALS.iter().flat_map(|signal| signal.probes);
+        for (probe, verdict) in probes.zip(&mut self.verdicts) {
+            if verdict.state != State::Failed {
+                continue;
+            }
+            match attach(ebpf, probe, plan, kernel_btf.as_ref().ok()) {
+                Ok(()) => (verdict.state, verdict.reason) = (State::Attached, String::new()),
+                Err(error) => verdict.reason = explain(&error),
+            }
+        }
+    }
+
+    /// The verdicts, in the order of [`SIGNALS`].
+    pub fn verdicts(&self) -> &[Verdict] {
+        &self.verdicts
+    }
+
+    /// Revises the verdict on a probe that attached but does not do what it should.
+    pub fn degrade(&mut self, program: &str, reason: String) {
+        for verdict in self.verdicts.iter_mut().filter(|verdict| verdict.program == program) {
+            (verdict.state, verdict.reason) = (State::Degraded, reason.clone());
+        }
+    }
+
+    /// Whether the program is loaded and, if it has a hook, attached.
+    pub fn is_attached(&self, program: &str) -> bool {
+        self.verdicts.iter().any(|verdict| verdict.program == program && verdict.state == State::Attached)
+    }
+
+    /// Takes a map out of the object.
+    ///
+    /// # Errors
+    /// When the object was not loaded, has no such map, or it is of another type.
+    pub fn take<T: TryFrom<Map, Error: std::error::Error + Send + Sync + 'static>>(
+        &mut self,
+        name: &str,
+    ) -> anyhow::Result<T> {
+        let ebpf = self.ebpf.as_mut().ok_or_else(|| anyhow!("the eBPF object is not loaded"))?;
+        let map = ebpf.take_map(name).with_context(|| format!("map {name} is not in the object, or taken"))?;
+        T::try_from(map).with_context(|| format!("map {name}"))
+    }
+
+    /// Maps an array into memory.
+    ///
+    /// # Errors
+    /// As [`Self::take`], or when the kernel refuses.
+    pub fn array<T: Pod>(&mut self, name: &str) -> anyhow::Result<MappedArray<T>> {
+        let ebpf = self.ebpf.as_ref().ok_or_else(|| anyhow!("the eBPF object is not loaded"))?;
+        let Some(Map::Array(data)) = ebpf.map(name) else { return Err(anyhow!("array {name} is not in the object")) };
+        let len = data.info()?.max_entries();
+        MappedArray::new(data.fd().as_fd(), len).with_context(|| format!("mapping {name}"))
+    }
+
+    /// Links an attached iterator program to the hierarchy at `root`.
+    ///
+    /// # Errors
+    /// When it is not loaded or the kernel refuses.
+    pub fn iter_cgroup(&self, program: &str, root: &Path) -> anyhow::Result<IterLink> {
+        let root = File::open(root).with_context(|| format!("opening {}", root.display()))?;
+        self.with_fd(program, |fd| Ok(IterLink::cgroup(fd, root.as_fd())?))
+    }
+
+    /// Links an attached iterator program to a map.
+    ///
+    /// # Errors
+    /// As [`Self::iter_cgroup`].
+    pub fn iter_map(&self, program: &str, map: &str) -> anyhow::Result<IterLink> {
+        let data = self.ebpf.as_ref().and_then(|ebpf| ebpf.map(map)).and_then(data);
+        let data = data.with_context(|| format!("map {map} is not in the object"))?;
+        self.with_fd(program, |fd| Ok(IterLink::map(fd, data.fd().as_fd())?))
+    }
+
+    /// Calls `f` with the descriptor of a loaded program.
+    ///
+    /// # Errors
+    /// When it is not loaded, or those of `f`.
+    pub fn with_fd<R>(&self, program: &str, f: impl FnOnce(BorrowedFd<'_>) -> anyhow::Result<R>) -> anyhow::Result<R> {
+        let found = self.ebpf.as_ref().and_then(|ebpf| ebpf.program(program));
+        let fd = found.with_context(|| format!("program {program} is not in the object"))?.fd()?;
+        f(fd.as_fd())
+    }
+
+    /// The object, for its statistics and its log; `None` when it could not be loaded.
+    pub fn object(&self) -> Option<&Ebpf> {
+        self.ebpf.as_ref()
+    }
+
+    /// See [`Self::object`].
+    pub fn object_mut(&mut self) -> Option<&mut Ebpf> {
+        self.ebpf.as_mut()
+    }
+}
+
+impl fmt::Debug for Probes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Probes").field("verdicts", &self.verdicts).finish_non_exhaustive()
+    }
+}
+
+/// Finds what the probe reads in BTF; a reason when the kernel lacks something.
+fn resolve(
+    probe: &Probe,
+    btf: Result<&Btf, &String>,
+    globals: &mut BTreeMap<&'static str, u32>,
+) -> Result<(), String> {
+    let needs_btf = !probe.fields.is_empty() || !matches!(probe.hook, Hook::CgroupSkbIngress | Hook::CgroupSkbEgress);
+    let btf = match btf {
+        Ok(btf) => btf,
+        Err(reason) if needs_btf => return Err(format!("no kernel BTF: {reason}")),
+        Err(_) => return Ok(()),
+    };
+    match probe.hook {
+        Hook::BtfTracepoint(name) if !btf.has_tracepoint(name) => {
+            return Err(btf::Error::Missing(format!("tracepoint {name}")).to_string());
+        }
+        _ => {}
+    }
+    for field in probe.fields {
+        globals.insert(field.global, btf.resolve(&field.source).map_err(|error| error.to_string())?);
+    }
+    Ok(())
+}
+
+fn load_object(plan: &Plan<'_>, globals: &BTreeMap<&'static str, u32>) -> anyhow::Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    for (name, value) in globals {
+        loader.override_global(*name, value, true);
+    }
+    for (name, value) in plan.globals {
+        loader.override_global(*name, value, true);
+    }
+    // 0 compiles the messages out: the verifier drops what a constant condition never reaches.
+    let level: u8 = if plan.debug { aya_log::Level::Debug as u8 } else { 0 };
+    loader.override_global(aya_log::LEVEL, &level, false);
+    for &(name, size) in plan.sizes {
+        loader.map_max_entries(name, size);
+    }
+    Ok(loader.load(OBJECT)?)
+}
+
+fn attach(ebpf: &mut Ebpf, probe: &Probe, plan: &Plan<'_>, btf: Option<&aya::Btf>) -> anyhow::Result<()> {
+    let program = ebpf.program_mut(probe.program).context("not in the object")?;
+    let btf = || btf.context("no kernel BTF");
+    match probe.hook {
+        Hook::BtfTracepoint(name) => {
+            let program: &mut BtfTracePoint = program.try_into()?;
+            program.load(name, btf()?)?;
+            program.attach()?;
+        }
+        Hook::CgroupSkbIngress => attach_packets(program, CgroupSkbAttachType::Ingress, plan)?,
+        Hook::CgroupSkbEgress => attach_packets(program, CgroupSkbAttachType::Egress, plan)?,
+        Hook::IterCgroup => {
+            let program: &mut Iter = program.try_into()?;
+            program.load("cgroup", btf()?)?;
+        }
+        Hook::IterSkStorage(_) => {
+            let program: &mut Iter = program.try_into()?;
+            program.load("bpf_sk_storage_map", btf()?)?;
+        }
+        Hook::OnCpu => {
+            let program: &mut RawTracePoint = program.try_into()?;
+            program.load()?;
+        }
+    }
+    Ok(())
+}
+
+fn attach_packets(program: &mut Program, kind: CgroupSkbAttachType, plan: &Plan<'_>) -> anyhow::Result<()> {
+    let path = plan.cgroup.context("cgroup v2 is not mounted")?;
+    let cgroup = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let program: &mut CgroupSkb = program.try_into()?;
+    program.load()?;
+    // `Single`, though several may attach: links are always multi, and the kernel refuses the flag on them.
+    program.attach(cgroup, kind, CgroupAttachMode::Single)?;
+    Ok(())
+}
+
+/// One line that says what went wrong and, where that is known, what to do.
+fn explain(error: &anyhow::Error) -> String {
+    if let Some(ProgramError::LoadError { io_error, verifier_log }) = error.downcast_ref() {
+        let log = verifier_log.to_string();
+        let statistics = ["processed ", "verification time ", "stack depth "];
+        let said = log.lines().filter(|line| !line.trim().is_empty());
+        let said = said.filter(|line| !statistics.iter().any(|start| line.starts_with(start)));
+        let tail: Vec<_> = said.collect::<Vec<_>>().into_iter().rev().take(3).collect();
+        let tail = tail.into_iter().rev().collect::<Vec<_>>().join(" | ");
+        return format!("the kernel refuses the program: {io_error}{}{tail}", if tail.is_empty() { "" } else { ": " });
+    }
+    let denied = error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    });
+    let hint = if denied { " (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or root)" } else { "" };
+    let text = error.chain().map(ToString::to_string).collect::<Vec<_>>();
+    let mut text: Vec<_> = text.iter().map(|text| text.replace('\n', " ")).collect();
+    text.dedup();
+    format!("{}{hint}", text.join(": "))
+}
+
+/// The data of a map of any type.
+fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::Queue(data)
+        | Map::RingBuf(data)
+        | Map::SkStorage(data)
+        | Map::Unsupported(data) => Some(data),
+        _ => None,
+    }
+}
+
+/// Bytes of kernel memory and fill of each map, by name.
+pub fn maps(ebpf: &Ebpf) -> HashMap<String, BorrowedFd<'_>> {
+    ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), data(map)?.fd().as_fd()))).collect()
+}

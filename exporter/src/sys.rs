@@ -1,0 +1,271 @@
+//! The system calls that no safe library makes for us, fenced here: everything else in the daemon is safe code.
+//!
+//! aya 0.14 has no mapping of arrays, no link for an iterator with a target, and no run of a raw tracepoint program on a
+//! chosen CPU.
+#![expect(unsafe_code, reason = "the one place: see the module's documentation; the crate denies it elsewhere")]
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    marker::PhantomData,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    ptr::NonNull,
+};
+
+use aya::Pod;
+
+/// A BPF array, made with `BPF_F_MMAPABLE`, as memory: reading an element is a load, not a system call.
+pub struct MappedArray<T> {
+    base: NonNull<u8>,
+    bytes: usize,
+    len: u32,
+    element: PhantomData<T>,
+}
+
+// SAFETY: the mapping is shared memory that any thread may read and write; accesses are volatile, word by word.
+unsafe impl<T: Pod> Send for MappedArray<T> {}
+// SAFETY: as above.
+unsafe impl<T: Pod> Sync for MappedArray<T> {}
+
+impl<T: Pod> MappedArray<T> {
+    const STRIDE: usize = size_of::<T>().next_multiple_of(8);
+
+    /// Maps the `len` elements of the array behind `fd`.
+    ///
+    /// # Errors
+    /// When the kernel refuses, e.g. because the map was made without `BPF_F_MMAPABLE`.
+    pub fn new(fd: BorrowedFd<'_>, len: u32) -> io::Result<Self> {
+        let bytes = Self::STRIDE * len as usize;
+        // SAFETY: a new mapping at an address of the kernel's choice; the length is that of the map, whose end the kernel
+        // checks.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mapped at address 0"))?;
+        Ok(Self { base, bytes, len, element: PhantomData })
+    }
+
+    /// How many elements there are.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The element at `index`, as the kernel left it a moment ago; `None` beyond the end. Words are read whole, the element
+    /// is not: a counter and its neighbour may differ by an event.
+    pub fn get(&self, index: u32) -> Option<T> {
+        // SAFETY: pointer() checks the bounds; T is Pod, and the memory is aligned to 8 bytes.
+        Some(unsafe { self.pointer(index)?.read_volatile() })
+    }
+
+    /// Overwrites the element at `index`, if there is one.
+    pub fn set(&self, index: u32, value: T) {
+        if let Some(pointer) = self.pointer(index) {
+            // SAFETY: as in get().
+            unsafe { pointer.write_volatile(value) };
+        }
+    }
+
+    fn pointer(&self, index: u32) -> Option<*mut T> {
+        (index < self.len).then(|| {
+            // SAFETY: within the mapping.
+            unsafe { self.base.as_ptr().add(Self::STRIDE * index as usize).cast() }
+        })
+    }
+}
+
+impl<T> Drop for MappedArray<T> {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, unmapped once.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// bpf(2) commands and attach types of linux/bpf.h.
+mod uapi {
+    pub(super) const BPF_PROG_TEST_RUN: libc::c_int = 10;
+    pub(super) const BPF_LINK_CREATE: libc::c_int = 28;
+    pub(super) const BPF_ITER_CREATE: libc::c_int = 33;
+    pub(super) const BPF_TRACE_ITER: u32 = 28;
+    pub(super) const BPF_CGROUP_ITER_DESCENDANTS_PRE: u32 = 2;
+    pub(super) const BPF_F_TEST_RUN_ON_CPU: u32 = 1;
+
+    /// `union bpf_attr`, `link_create`.
+    #[repr(C)]
+    #[derive(Default)]
+    pub(super) struct LinkCreate {
+        pub(super) prog_fd: u32,
+        pub(super) target_fd: u32,
+        pub(super) attach_type: u32,
+        pub(super) flags: u32,
+        pub(super) iter_info: u64,
+        pub(super) iter_info_len: u32,
+        pub(super) reserved: [u32; 9],
+    }
+
+    /// `union bpf_attr`, `iter_create`.
+    #[repr(C)]
+    #[derive(Default)]
+    pub(super) struct IterCreate {
+        pub(super) link_fd: u32,
+        pub(super) flags: u32,
+    }
+
+    /// `union bpf_attr`, `test`.
+    #[repr(C)]
+    #[derive(Default)]
+    pub(super) struct TestRun {
+        pub(super) prog_fd: u32,
+        pub(super) retval: u32,
+        pub(super) data_size_in: u32,
+        pub(super) data_size_out: u32,
+        pub(super) data_in: u64,
+        pub(super) data_out: u64,
+        pub(super) repeat: u32,
+        pub(super) duration: u32,
+        pub(super) ctx_size_in: u32,
+        pub(super) ctx_size_out: u32,
+        pub(super) ctx_in: u64,
+        pub(super) ctx_out: u64,
+        pub(super) flags: u32,
+        pub(super) cpu: u32,
+        pub(super) batch_size: u32,
+        pub(super) reserved: u32,
+    }
+}
+
+fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: `attributes` is a prefix of union bpf_attr, whose other members the kernel takes as 0; the buffers that it
+    // points to live in the callers until the call returns.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>() as libc::c_uint)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+/// A link of an iterator program to what it walks; dropped, it is gone.
+pub struct IterLink(OwnedFd);
+
+impl IterLink {
+    /// Links an `iter/cgroup` program to the hierarchy of the directory `root` (6.1+), parents before children.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn cgroup(program: BorrowedFd<'_>, root: BorrowedFd<'_>) -> io::Result<Self> {
+        Self::create(program, &mut [uapi::BPF_CGROUP_ITER_DESCENDANTS_PRE, root.as_raw_fd() as u32, 0, 0])
+    }
+
+    /// Links an iterator over map elements to the map (5.9+).
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<Self> {
+        Self::create(program, &mut [map.as_raw_fd() as u32])
+    }
+
+    /// `info` is `union bpf_iter_link_info`.
+    fn create(program: BorrowedFd<'_>, info: &mut [u32]) -> io::Result<Self> {
+        let mut attributes = uapi::LinkCreate {
+            prog_fd: program.as_raw_fd() as u32,
+            attach_type: uapi::BPF_TRACE_ITER,
+            iter_info: info.as_mut_ptr() as u64,
+            iter_info_len: size_of_val(info) as u32,
+            ..Default::default()
+        };
+        let fd = bpf(uapi::BPF_LINK_CREATE, &mut attributes)?;
+        // SAFETY: a new descriptor that is nobody else's.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Walks once, and appends what the program wrote to `out`.
+    ///
+    /// # Errors
+    /// When the kernel refuses or the read fails.
+    pub fn read(&self, out: &mut Vec<u8>) -> io::Result<()> {
+        let mut attributes = uapi::IterCreate { link_fd: self.0.as_fd().as_raw_fd() as u32, ..Default::default() };
+        let fd = bpf(uapi::BPF_ITER_CREATE, &mut attributes)?;
+        // SAFETY: a new descriptor that is nobody else's.
+        let mut file = unsafe { File::from_raw_fd(fd) };
+        let mut chunk = vec![0; 64 * 1024];
+        loop {
+            // Not read_to_end: its small probing reads would restart the iterator's page for nothing.
+            match file.read(&mut chunk) {
+                Ok(0) => return Ok(()),
+                Ok(n) => out.extend_from_slice(&chunk[..n]),
+                // The kernel gives way after a million objects in one read.
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Runs a raw tracepoint program once on `cpu`, in an interrupt there (5.10+).
+///
+/// # Errors
+/// ENXIO when that CPU is offline; otherwise when the kernel refuses.
+pub fn run_on_cpu(program: BorrowedFd<'_>, cpu: u32) -> io::Result<()> {
+    let mut attributes = uapi::TestRun {
+        prog_fd: program.as_raw_fd() as u32,
+        flags: uapi::BPF_F_TEST_RUN_ON_CPU,
+        cpu,
+        ..Default::default()
+    };
+    bpf(uapi::BPF_PROG_TEST_RUN, &mut attributes).map(drop)
+}
+
+/// Runs a packet program once on `packet`, which it takes for an Ethernet frame; what the program returned.
+///
+/// # Errors
+/// When the kernel refuses, e.g. a packet that is too short.
+pub fn run_on_packet(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32> {
+    let mut attributes = uapi::TestRun {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: packet.len() as u32,
+        data_in: packet.as_ptr() as u64,
+        ..Default::default()
+    };
+    bpf(uapi::BPF_PROG_TEST_RUN, &mut attributes)?;
+    Ok(attributes.retval)
+}
+
+/// Lifts the limit on locked memory, which kernels before 5.11 charge maps to; later ones charge the memory cgroup.
+///
+/// # Errors
+/// Without CAP_SYS_RESOURCE.
+pub fn lift_memlock() -> io::Result<()> {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a pointer to a struct that lives through the call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// The size of a page, bytes.
+pub fn page_size() -> u64 {
+    // SAFETY: no pointers.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as u64 }
+}
+
+/// Takes fixed-size records, as an iterator program wrote them, out of bytes; a torn rest is left out.
+pub fn records<T: Pod>(bytes: &[u8]) -> impl Iterator<Item = T> + '_ {
+    bytes.chunks_exact(size_of::<T>()).map(|record| {
+        // SAFETY: T is Pod: any bytes are a value, and the chunk has its size; the read needs no alignment.
+        unsafe { record.as_ptr().cast::<T>().read_unaligned() }
+    })
+}
