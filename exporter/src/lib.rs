@@ -1,5 +1,22 @@
-//! podmeter
+//! podmeter, the node agent: what the kernel half counts, as Prometheus metrics.
+//!
+//! Data flows one way: probe -> map -> collector -> registry -> http. A scrape drives the reading.
+#![deny(unsafe_code)]
+
+pub mod agent;
 pub mod btf;
+pub mod cgroup;
+pub mod collector;
+pub mod config;
+pub mod encode;
+pub mod http;
 pub mod probes;
+pub mod registry;
+pub mod series;
+pub mod slots;
 pub mod snapshot;
+pub mod status;
 pub mod sys;
+pub mod telemetry;
+
+pub use collector::{Section, catalogue};

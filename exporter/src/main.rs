@@ -1,1 +1,40 @@
-fn main(){}
+//! The binary: parses, starts, decides nothing.
+
+use std::{process::ExitCode, time::Duration};
+
+use podmeter::{
+    agent,
+    config::{self, Command},
+    telemetry,
+};
+
+fn main() -> ExitCode {
+    let cli = match config::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(mistake) => {
+            eprintln!("{mistake}");
+            return ExitCode::from(2);
+        }
+    };
+    let Command::Agent(config) = cli.command;
+    if let Err(error) = telemetry::init(config.log_format, &config.log_level) {
+        eprintln!("error: {error:#}");
+        return ExitCode::from(2);
+    }
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: config::Agent) -> anyhow::Result<()> {
+    // Scrapes run on the blocking pool; two workers serve everything else.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(agent::run(config));
+    // A scrape that hangs cannot be aborted: it is left behind.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}

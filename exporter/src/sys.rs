@@ -8,11 +8,12 @@ use std::{
     fs::File,
     io::{self, Read as _},
     marker::PhantomData,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd},
     ptr::NonNull,
 };
 
 use aya::Pod;
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// A BPF array, made with `BPF_F_MMAPABLE`, as memory: reading an element is a load, not a system call.
 pub struct MappedArray<T> {
@@ -70,6 +71,13 @@ impl<T: Pod> MappedArray<T> {
     pub fn get(&self, index: u32) -> Option<T> {
         // SAFETY: pointer() checks the bounds; T is Pod, and the memory is aligned to 8 bytes.
         Some(unsafe { self.pointer(index)?.read_volatile() })
+    }
+
+    /// The first member of the element at `index`: cheaper than the whole where elements are large.
+    pub fn first<F: Pod>(&self, index: u32) -> Option<F> {
+        assert!(size_of::<F>() <= size_of::<T>(), "a member is no larger than its struct");
+        // SAFETY: as in get(); F fits into the element.
+        Some(unsafe { self.pointer(index)?.cast::<F>().read_volatile() })
     }
 
     /// Overwrites the element at `index`, if there is one.
@@ -241,6 +249,15 @@ pub fn run_on_packet(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32> 
     };
     bpf(uapi::BPF_PROG_TEST_RUN, &mut attributes)?;
     Ok(attributes.retval)
+}
+
+/// Makes something that owns a descriptor awaitable.
+///
+/// # Errors
+/// When the reactor refuses the descriptor.
+pub fn readable<T: AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: `owner` keeps its descriptor open for as long as it lives, and the AsyncFd owns it.
+    unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) }.map_err(Into::into)
 }
 
 /// Lifts the limit on locked memory, which kernels before 5.11 charge maps to; later ones charge the memory cgroup.

@@ -7,3 +7,6 @@ pub struct Route<S>(S);
 impl<S: Sink> Route<S> { pub const fn new(s: S) -> Self { Self(s) }
  #[inline(always)] pub fn push(&mut self, b: u8) -> bool { if b == b' ' || b == b'?' || b == b'#' { return false } self.0.byte(b); true }
  #[inline(always)] pub fn finish(self, _t: bool) -> S { self.0 } }
+pub struct Text<const N: usize>(Vec<u8>);
+impl<const N: usize> Text<N> { pub fn new() -> Self { Self(vec![]) } pub fn as_str(&self) -> &str { std::str::from_utf8(&self.0).unwrap_or("bad") } }
+impl<const N: usize> Sink for Text<N> { fn byte(&mut self, b: u8) { self.0.push(b) } }

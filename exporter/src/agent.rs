@@ -1,0 +1,272 @@
+//! `podmeter agent`: puts the parts together, and runs until told to stop.
+
+use std::{
+    fs,
+    os::fd::AsFd as _,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use aya_log::EbpfLogger;
+use prometheus::proto::MetricFamily;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tracing::{Level, debug, info, warn};
+
+use crate::{
+    cgroup::{layout::Layout, tree::Tree},
+    collector::{Collector, Context, agent::Health, block_io, cpu, http as requests, memory, owners},
+    config::Agent,
+    http::{self, Source},
+    probes::{Plan, Probes, State},
+    registry::Registry,
+    series::Series,
+    slots::Slots,
+    status, sys,
+};
+
+/// How often the agent shows that it is alive, and how old the last sign may be.
+const BEAT: Duration = Duration::from_secs(5);
+const LIVE: Duration = Duration::from_secs(20);
+
+/// Runs the agent until SIGINT or SIGTERM.
+///
+/// # Errors
+/// When it cannot listen. A probe that cannot be had is no error.
+pub async fn run(config: Agent) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}; choose another address with --listen", config.listen))?;
+    let started = Instant::now();
+    let registry = tokio::task::spawn_blocking(move || build(&config)).await?;
+    report(&registry.probes);
+    let shared = Arc::new(Shared { registry: Mutex::new(registry), started, beat: AtomicU64::new(0) });
+    follow_events(&shared)?;
+    follow_log(&shared);
+    tokio::spawn(beat(shared.clone()));
+    let address = listener.local_addr()?;
+    info!(%address, took_seconds = started.elapsed().as_secs_f64(), "serving http://{address}/metrics");
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let shutdown = async move {
+        tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
+        info!("stopping");
+    };
+    http::serve(listener, shared, shutdown).await?;
+    Ok(())
+}
+
+/// Loads, attaches, and builds a collector for every signal that has something to say.
+pub fn build(config: &Agent) -> Registry {
+    let layout = Layout::detect(&config.cgroupfs, &config.procfs);
+    if layout.v2.is_none() {
+        warn!(
+            cgroupfs = %config.cgroupfs.display(),
+            "no cgroup v2 hierarchy here: CPU and HTTP cannot be told apart by container; mount it, or point --cgroupfs at it"
+        );
+    }
+    let mut signals: std::collections::BTreeSet<_> = config.signals.iter().map(|signal| signal.name()).collect();
+    // The ground that the others stand on.
+    signals.insert(exporter_ebpf::cgroup::SIGNAL.name);
+    let btf = config.sysfs.join("kernel/btf/vmlinux");
+    let root = layout.v2().map(|v2| v2.root.clone());
+    let (cgroups, rows) = (config.max_cgroups, config.max_histograms);
+    let plan = Plan {
+        btf: &btf,
+        cgroup: root.as_deref(),
+        signals: &signals,
+        globals: &[
+            ("HIERARCHIES", layout.bits()),
+            ("IO_ON_V1", u32::from(layout.io_on_v1())),
+            ("HTTP_ROUTE_BUDGET", config.max_routes),
+        ],
+        sizes: &[
+            ("CGROUPS", cgroups),
+            ("SLOTS", cgroups),
+            ("FREE_SLOTS", cgroups),
+            ("CPU", cgroups),
+            ("SERIES", rows),
+            ("ROWS", rows),
+            ("FREE_ROWS", rows),
+            ("ROUTES", rows),
+        ],
+        debug: tracing::enabled!(target: "exporter_ebpf", Level::DEBUG),
+    };
+    let mut probes = Probes::load(&plan);
+    let counters = Slots::new(&mut probes, &layout)
+        .and_then(|slots| Ok((slots, Series::new(&mut probes)?)))
+        .inspect_err(|error| debug!("without the kernel's counters: {error:#}"))
+        .ok();
+    // Attached before the walk: a cgroup made in between is seen twice, rather than not at all.
+    probes.attach(&plan);
+    let mut tree = Tree::new(layout);
+    tree.walk();
+    let events = probes.is_attached("cgroup_mkdir").then(|| probes.take(exporter_ebpf::cgroup::CGROUP_EVENTS).ok());
+    let health = Health::new(&mut probes);
+    let collectors = collectors(config, &mut probes, &tree, counters.as_ref());
+    Registry { tree, probes, events: events.flatten(), counters, collectors, health, lost_events: 0 }
+}
+
+fn collectors(
+    config: &Agent,
+    probes: &mut Probes,
+    tree: &Tree,
+    counters: Option<&(Slots, Series)>,
+) -> Vec<Box<dyn Collector>> {
+    let mut collectors: Vec<Box<dyn Collector>> = Vec::new();
+    let mut keep = |name: &str, collector: anyhow::Result<Box<dyn Collector>>| match collector {
+        Ok(collector) => collectors.push(collector),
+        Err(error) => warn!(signal = name, "not collected: {error:#}"),
+    };
+    let wants = |signal: &exporter_ebpf::Signal| config.signals.iter().any(|wanted| wanted.name() == signal.name);
+    if probes.is_attached("cpu_switch") {
+        let built = cpu::Collect::new(probes, tree, cpus(config)).map(|mut cpu| {
+            if let Some((slots, series)) = counters {
+                let (owners, _) = owners(slots, tree);
+                cpu.seed(&Context { tree, owners: &owners, series: Some(series) });
+            }
+            Box::new(cpu) as Box<dyn Collector>
+        });
+        keep("cpu", built);
+    }
+    // Its files say what its iterator says: it needs no probe.
+    if wants(&exporter_ebpf::memory::SIGNAL) {
+        keep("memory", Ok(Box::new(memory::Collect::new(probes, tree))));
+    }
+    if probes.is_attached("block_complete") {
+        keep("block_io", Ok(Box::new(block_io::Collect::new(config.sysfs.clone()))));
+    }
+    if probes.is_attached("http_ingress") && probes.is_attached("http_egress") {
+        keep("http", requests::Collect::new(probes).map(|http| Box::new(http) as Box<dyn Collector>));
+    }
+    collectors
+}
+
+/// The CPUs that there can be, from a list such as `0-3,8`; those that are offline are passed over later.
+fn cpus(config: &Agent) -> Vec<u32> {
+    let text = fs::read_to_string(config.sysfs.join("devices/system/cpu/possible")).unwrap_or_default();
+    let ranges = text.trim().split(',').filter_map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    });
+    ranges.flatten().collect()
+}
+
+/// One line per probe that is not attached, and a tally.
+fn report(probes: &Probes) {
+    for verdict in probes.verdicts() {
+        let (signal, program, state) = (verdict.signal, verdict.program, verdict.state.as_str());
+        match verdict.state {
+            State::Attached => debug!(signal, program, state, "probe"),
+            State::Disabled => info!(signal, program, state, "probe is switched off"),
+            _ => warn!(signal, program, state, reason = verdict.reason, "probe is not attached"),
+        }
+    }
+    let count = |state| probes.verdicts().iter().filter(|verdict| verdict.state == state).count();
+    info!(
+        attached = count(State::Attached),
+        degraded = count(State::Degraded),
+        unsupported = count(State::Unsupported),
+        failed = count(State::Failed),
+        "probes"
+    );
+}
+
+/// What the server, the events and the heartbeat share.
+struct Shared {
+    registry: Mutex<Registry>,
+    started: Instant,
+    /// When the heart last beat, in milliseconds since the start.
+    beat: AtomicU64,
+}
+
+impl Shared {
+    /// A scrape that panicked leaves the registry usable: what it changes, it changes in whole steps.
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Source for Shared {
+    fn gather(&self) -> Vec<MetricFamily> {
+        self.registry().gather()
+    }
+
+    fn live(&self) -> Result<(), String> {
+        let last = Duration::from_millis(self.beat.load(Ordering::Relaxed));
+        let age = self.started.elapsed().saturating_sub(last);
+        if age > LIVE {
+            return Err(format!("the registry has been busy or stuck for {} seconds", age.as_secs()));
+        }
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.registry().ready()
+    }
+
+    fn status(&self) -> String {
+        status::page(&self.registry())
+    }
+}
+
+/// Shows that the registry can be had: a scrape that hangs stops the heart, and /livez says so.
+async fn beat(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(BEAT);
+    loop {
+        ticks.tick().await;
+        let shared = shared.clone();
+        let tick = tokio::task::spawn_blocking(move || {
+            drop(shared.registry());
+            shared.beat.store(shared.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        });
+        if tick.await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Applies births and deaths of cgroups as the kernel reports them.
+fn follow_events(shared: &Arc<Shared>) -> anyhow::Result<()> {
+    let Some(ring) = shared.registry().events.as_ref().map(|ring| ring.as_fd().try_clone_to_owned()) else {
+        return Ok(());
+    };
+    let ring = sys::readable(ring?)?;
+    let shared = shared.clone();
+    tokio::spawn(async move {
+        while let Ok(mut guard) = ring.readable().await {
+            guard.clear_ready();
+            let shared = shared.clone();
+            if tokio::task::spawn_blocking(move || shared.registry().drain()).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Passes on what the kernel half says, at debug level.
+fn follow_log(shared: &Arc<Shared>) {
+    if !tracing::enabled!(target: "exporter_ebpf", Level::DEBUG) {
+        return;
+    }
+    let mut registry = shared.registry();
+    let Some(logger) = registry.probes.object_mut().map(EbpfLogger::init) else { return };
+    let logger = match logger.map(|logger| sys::readable(logger)) {
+        Ok(Ok(logger)) => logger,
+        Ok(Err(error)) => return warn!("cannot follow the kernel half's log: {error}"),
+        Err(error) => return warn!("cannot follow the kernel half's log: {error}"),
+    };
+    tokio::spawn(async move {
+        let mut logger = logger;
+        while let Ok(mut guard) = logger.readable_mut().await {
+            guard.get_inner_mut().flush();
+            guard.clear_ready();
+        }
+    });
+}

@@ -1,0 +1,423 @@
+//! Which cgroups there are, and the workload that each belongs to. Walked once; followed by events from then on.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    os::unix::fs::DirEntryExt as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    layout::{HierarchyIndex, Layout},
+    path,
+};
+use crate::snapshot::{Label, label};
+
+/// A cgroup: ids are unique within a hierarchy only.
+pub type NodeKey = (HierarchyIndex, u64);
+
+/// A workload's number while it lives.
+pub type WorkloadId = usize;
+
+/// How long the OOM kills of a dead workload stay, and of how many.
+const GRAVE_AGE: Duration = Duration::from_secs(3600);
+const GRAVES: usize = 1024;
+
+/// A container, a systemd unit, or a cgroup that is neither; its own sub-cgroups roll up to it.
+#[derive(Debug)]
+pub struct Workload {
+    /// The path of its uppermost cgroup.
+    pub path: Arc<str>,
+    /// Its container id, 64 hex digits.
+    pub container_id: Option<String>,
+    /// The runtime that the path tells.
+    pub runtime: Option<path::Runtime>,
+    /// Its pod's uid.
+    pub pod_uid: Option<String>,
+    /// Its systemd unit.
+    pub unit: Option<String>,
+    /// The labels of its series.
+    pub labels: Vec<Label>,
+    /// Its cgroups, the dead ones that have not been released among them.
+    pub nodes: Vec<NodeKey>,
+    /// OOM kills of its cgroups that are gone.
+    pub oom_kills: u64,
+    alive: usize,
+}
+
+impl Workload {
+    /// Whether all its cgroups are gone: it is shown once more.
+    pub fn is_dead(&self) -> bool {
+        self.alive == 0
+    }
+}
+
+#[derive(Debug)]
+struct Node {
+    path: Arc<str>,
+    workload: WorkloadId,
+    /// In which scrape it was found dead.
+    died: Option<u64>,
+}
+
+/// What is left of a workload that had OOM kills.
+#[derive(Debug)]
+pub struct Grave {
+    /// The labels of its series.
+    pub labels: Vec<Label>,
+    /// How many of its processes were killed.
+    pub oom_kills: u64,
+    path: Arc<str>,
+    since: Instant,
+}
+
+/// A cgroup that has been shown for the last time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// The cgroup.
+    pub key: NodeKey,
+    /// Its workload.
+    pub workload: WorkloadId,
+    /// Whether the workload goes on, and keeps what the cgroup had counted.
+    pub survives: bool,
+}
+
+/// The cgroups and their workloads.
+#[derive(Debug, Default)]
+pub struct Tree {
+    layout: Layout,
+    nodes: HashMap<NodeKey, Node>,
+    workloads: Vec<Option<Workload>>,
+    by_path: HashMap<Arc<str>, WorkloadId>,
+    /// How many cgroups are directly below a path, over all hierarchies.
+    children: HashMap<Arc<str>, u32>,
+    dying: Vec<NodeKey>,
+    graves: Vec<Grave>,
+    scrape: u64,
+    /// Directories that could not be read, because their path is too long or they vanished.
+    pub unreadable: u64,
+    /// How many times the tree was walked.
+    pub walks: u64,
+}
+
+impl Tree {
+    /// An empty tree; [`Self::walk`] fills it.
+    pub fn new(layout: Layout) -> Self {
+        Self { layout, ..Self::default() }
+    }
+
+    /// Where the hierarchies are.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Walks every hierarchy: adds what is new, buries what is gone. Costs about 30 us per cgroup.
+    pub fn walk(&mut self) {
+        self.walks += 1;
+        for index in 0..self.layout.hierarchies.len() {
+            let hierarchy = &self.layout.hierarchies[index];
+            let mut found = Vec::new();
+            if let Ok(id) = super::layout::id(&hierarchy.root) {
+                found.push((id, "/".to_owned()));
+            }
+            let mut stack = vec![String::from("/")];
+            while let Some(path) = stack.pop() {
+                let Ok(entries) = fs::read_dir(hierarchy.directory(&path)) else {
+                    self.unreadable += 1;
+                    continue;
+                };
+                for entry in entries.flatten() {
+                    if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                        let name = entry.file_name();
+                        let child = format!("{}/{}", path.trim_end_matches('/'), name.to_string_lossy());
+                        found.push((entry.ino(), child.clone()));
+                        stack.push(child);
+                    }
+                }
+            }
+            let seen: HashSet<u64> = found.iter().map(|(id, _)| *id).collect();
+            let gone = self.nodes.iter().filter(|((of, id), node)| {
+                *of == index && node.died.is_none() && !seen.contains(id)
+            });
+            let gone: Vec<_> = gone.map(|(&key, _)| key).collect();
+            for key in gone {
+                self.remove(key, 0);
+            }
+            for (id, path) in found {
+                self.add((index, id), &path);
+            }
+        }
+    }
+
+    /// A cgroup exists.
+    pub fn add(&mut self, key: NodeKey, path: &str) {
+        if self.nodes.contains_key(&key) {
+            return;
+        }
+        let workload = self.admit(path);
+        let path: Arc<str> = path.into();
+        if let Some(parent) = parent(&path) {
+            *self.children.entry(parent.into()).or_default() += 1;
+        }
+        if let Some(workload) = self.workloads[workload].as_mut() {
+            workload.nodes.push(key);
+            workload.alive += 1;
+        }
+        self.nodes.insert(key, Node { path, workload, died: None });
+    }
+
+    /// The workload of a path, made if it is new.
+    fn admit(&mut self, path: &str) -> WorkloadId {
+        let found = path::workload(path);
+        if let Some(&known) = self.by_path.get(found.path) {
+            return known;
+        }
+        let own: Arc<str> = found.path.into();
+        let name = found.container_id.or(found.unit).unwrap_or(found.path);
+        let mut workload = Workload {
+            labels: vec![label("id", found.path), label("name", name)],
+            container_id: found.container_id.map(str::to_owned),
+            runtime: found.runtime,
+            pod_uid: found.pod_uid.map(Into::into),
+            unit: found.unit.map(str::to_owned),
+            path: own.clone(),
+            nodes: Vec::new(),
+            oom_kills: 0,
+            alive: 0,
+        };
+        // A unit that restarts has the path that it had: its counter goes on.
+        if let Some(at) = self.graves.iter().position(|grave| grave.path == own) {
+            workload.oom_kills = self.graves.swap_remove(at).oom_kills;
+        }
+        let id = self.workloads.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.workloads.push(None);
+            self.workloads.len() - 1
+        });
+        self.workloads[id] = Some(workload);
+        self.by_path.insert(own, id);
+        id
+    }
+
+    /// A cgroup is gone; it is shown once more. `oom_kills` are those that its memory controller had counted.
+    pub fn remove(&mut self, key: NodeKey, oom_kills: u64) {
+        let Some(node) = self.nodes.get_mut(&key).filter(|node| node.died.is_none()) else { return };
+        node.died = Some(self.scrape);
+        self.dying.push(key);
+        if let Some(parent) = parent(&node.path)
+            && let Some(children) = self.children.get_mut(parent)
+        {
+            *children -= 1;
+            if *children == 0 {
+                self.children.remove(parent);
+            }
+        }
+        let is_v2 = self.layout.hierarchies[key.0].is_v2();
+        if let Some(workload) = self.workloads[node.workload].as_mut() {
+            workload.alive -= 1;
+            // On v2 the count of a cgroup holds those of its sub-cgroups.
+            if !is_v2 || node.path == workload.path {
+                workload.oom_kills += oom_kills;
+            }
+        }
+    }
+
+    /// The workload of a cgroup.
+    pub fn workload_of(&self, key: NodeKey) -> Option<WorkloadId> {
+        self.nodes.get(&key).map(|node| node.workload)
+    }
+
+    /// The workload of a cgroup, if the cgroup is the workload's uppermost, whose files say what the whole uses.
+    pub fn workload_at(&self, key: NodeKey) -> Option<WorkloadId> {
+        let node = self.nodes.get(&key)?;
+        (self.get(node.workload)?.path == node.path).then_some(node.workload)
+    }
+
+    /// The path of a cgroup.
+    pub fn path(&self, key: NodeKey) -> Option<&str> {
+        self.nodes.get(&key).map(|node| &*node.path)
+    }
+
+    /// A workload by its number.
+    pub fn get(&self, id: WorkloadId) -> Option<&Workload> {
+        self.workloads.get(id)?.as_ref()
+    }
+
+    /// Whether the workload's series are shown by themselves: containers, units, leaves and the root. Others (slices, pods)
+    /// only group, and are shown when a task of theirs did something.
+    pub fn is_shown(&self, workload: &Workload) -> bool {
+        workload.container_id.is_some()
+            || workload.unit.is_some()
+            || &*workload.path == "/"
+            || !self.children.contains_key(&workload.path)
+    }
+
+    /// The workloads that are shown by themselves.
+    pub fn shown(&self) -> impl Iterator<Item = (WorkloadId, &Workload)> {
+        self.all().filter(|(_, workload)| self.is_shown(workload))
+    }
+
+    /// Every workload.
+    pub fn all(&self) -> impl Iterator<Item = (WorkloadId, &Workload)> {
+        self.workloads.iter().enumerate().filter_map(|(id, workload)| Some((id, workload.as_ref()?)))
+    }
+
+    /// How many cgroups are known, in all hierarchies.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether none is known.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The dead workloads that had OOM kills, for an hour.
+    pub fn graves(&self) -> &[Grave] {
+        &self.graves
+    }
+
+    /// Ends a scrape: what died before it began has now been shown once more, and is released.
+    pub fn release(&mut self) -> Vec<Released> {
+        let scrape = self.scrape;
+        let (ready, dying) = std::mem::take(&mut self.dying)
+            .into_iter()
+            .partition(|key| self.nodes.get(key).is_none_or(|node| node.died.is_some_and(|died| died <= scrape)));
+        self.dying = dying;
+        self.scrape += 1;
+        let ready: Vec<NodeKey> = ready;
+        let released = ready.into_iter().filter_map(|key| {
+            let node = self.nodes.remove(&key)?;
+            let workload = self.workloads[node.workload].as_mut()?;
+            workload.nodes.retain(|known| *known != key);
+            let survives = !workload.nodes.is_empty();
+            if !survives {
+                self.bury(node.workload);
+            }
+            Some(Released { key, workload: node.workload, survives })
+        });
+        let released = released.collect();
+        self.graves.retain(|grave| grave.since.elapsed() < GRAVE_AGE);
+        released
+    }
+
+    fn bury(&mut self, id: WorkloadId) {
+        let Some(workload) = self.workloads[id].take() else { return };
+        self.by_path.remove(&workload.path);
+        if workload.oom_kills == 0 {
+            return;
+        }
+        if self.graves.len() >= GRAVES {
+            self.graves.remove(0);
+        }
+        let Workload { labels, oom_kills, path, .. } = workload;
+        self.graves.push(Grave { labels, oom_kills, path, since: Instant::now() });
+    }
+}
+
+/// The path above; none above the root.
+fn parent(path: &str) -> Option<&str> {
+    if path == "/" {
+        return None;
+    }
+    Some(path.rsplit_once('/').map_or("/", |(parent, _)| if parent.is_empty() { "/" } else { parent }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::{super::layout::Hierarchy, *};
+
+    const POD: &str = "/kubepods/burstable/pod0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+
+    fn tree() -> Tree {
+        let hierarchy = |id| Hierarchy { id, root: PathBuf::from("/nonexistent") };
+        let hierarchies = vec![hierarchy(0), hierarchy(4)];
+        Tree::new(Layout { hierarchies, v2: Some(0), memory: Some(1), ..Layout::default() })
+    }
+
+    fn container() -> String {
+        format!("{POD}/{}", "ab".repeat(32))
+    }
+
+    #[test]
+    fn sub_cgroups_roll_up_and_pods_only_group() {
+        let mut tree = tree();
+        for (id, path) in [(1, "/"), (2, "/kubepods"), (3, "/kubepods/burstable"), (4, POD)] {
+            tree.add((0, id), path);
+        }
+        tree.add((0, 5), &container());
+        tree.add((0, 6), &format!("{}/init.scope", container()));
+        tree.add((1, 5), &container());
+        let container_id = tree.workload_of((0, 5));
+        assert_eq!(tree.workload_of((0, 6)), container_id);
+        assert_eq!(tree.workload_of((1, 5)), container_id, "one workload over the hierarchies");
+        assert_eq!(tree.workload_at((0, 5)), container_id);
+        assert_eq!(tree.workload_at((0, 6)), None);
+        let shown: Vec<_> = tree.shown().map(|(_, workload)| workload.path.to_string()).collect();
+        assert_eq!(shown, ["/".to_owned(), container()]);
+    }
+
+    #[test]
+    fn a_dead_cgroup_is_shown_once_more() {
+        let mut tree = tree();
+        tree.add((0, 5), &container());
+        assert_eq!(tree.release(), []);
+        tree.remove((0, 5), 0);
+        assert!(tree.shown().any(|(_, workload)| workload.is_dead()), "before the next scrape ends");
+        assert_eq!(tree.release(), [Released { key: (0, 5), workload: 0, survives: false }]);
+        assert_eq!(tree.shown().count(), 0);
+        assert_eq!(tree.len(), 0);
+        assert_eq!(tree.release(), []);
+    }
+
+    #[test]
+    fn oom_kills_outlive_the_workload_and_go_on_with_its_path() {
+        let mut tree = tree();
+        tree.add((1, 7), "/system.slice/a.service");
+        tree.add((1, 8), "/system.slice/a.service/sub");
+        tree.remove((1, 8), 2);
+        tree.remove((1, 7), 1);
+        tree.release();
+        assert_eq!(tree.graves().iter().map(|grave| grave.oom_kills).collect::<Vec<_>>(), [3], "v1 counts each cgroup's own");
+        tree.add((1, 9), "/system.slice/a.service");
+        assert!(tree.graves().is_empty());
+        assert_eq!(tree.all().next().unwrap().1.oom_kills, 3);
+    }
+
+    #[test]
+    fn v2_counts_oom_kills_hierarchically() {
+        let mut tree = tree();
+        tree.add((0, 7), "/system.slice/a.service");
+        tree.add((0, 8), "/system.slice/a.service/sub");
+        tree.remove((0, 8), 2);
+        tree.remove((0, 7), 2);
+        tree.release();
+        assert_eq!(tree.graves()[0].oom_kills, 2);
+    }
+
+    #[test]
+    fn a_leaf_with_a_child_is_no_leaf() {
+        let mut tree = tree();
+        tree.add((0, 1), "/");
+        tree.add((0, 2), "/a");
+        assert_eq!(tree.shown().count(), 2);
+        tree.add((0, 3), "/a/b");
+        let shown: Vec<_> = tree.shown().map(|(_, workload)| &*workload.path).collect();
+        assert_eq!(shown, ["/", "/a/b"]);
+        tree.remove((0, 3), 0);
+        assert!(tree.shown().any(|(_, workload)| &*workload.path == "/a"));
+    }
+
+    #[test]
+    fn unknown_and_repeated_events_change_nothing() {
+        let mut tree = tree();
+        tree.remove((0, 99), 5);
+        tree.add((0, 1), "/a");
+        tree.add((0, 1), "/a");
+        tree.remove((0, 1), 0);
+        tree.remove((0, 1), 0);
+        assert_eq!(tree.release().len(), 1);
+    }
+}

@@ -1,0 +1,236 @@
+//! The agent's own health: verdicts and cost of its probes, fill of its maps, losses, its own CPU and memory.
+
+use std::{collections::HashMap, fs, os::fd::AsRawFd as _};
+
+use exporter_ebpf::loss::{LOSSES, Loss};
+
+use super::Context;
+use crate::{
+    probes::{self, Probes, State},
+    series::Series,
+    snapshot::{Kind, Metric, Snapshot},
+    sys::{self, MappedArray},
+};
+
+macro_rules! metric {
+    ($id:ident, $name:literal, $kind:ident, $labels:expr, $help:literal) => {
+        static $id: Metric =
+            Metric { name: $name, kind: Kind::$kind, help: $help, labels: $labels, per_container: false };
+    };
+}
+
+metric!(BUILD, "podmeter_build_info", Gauge, &["version", "kernel"], "Always 1: the agent's version and the kernel's.");
+metric!(
+    PROBE,
+    "podmeter_probe_state",
+    Gauge,
+    &["signal", "program", "state"],
+    "1 for the state that the probe is in: attached, disabled, degraded, unsupported or failed."
+);
+metric!(
+    RUN_TIME,
+    "podmeter_probe_run_seconds_total",
+    Counter,
+    &["program"],
+    "Time that the program ran. Only while kernel.bpf_stats_enabled is 1."
+);
+metric!(
+    RUNS,
+    "podmeter_probe_runs_total",
+    Counter,
+    &["program"],
+    "How often the program ran. Only while kernel.bpf_stats_enabled is 1."
+);
+metric!(
+    MEMORY,
+    "podmeter_ebpf_memory_bytes",
+    Gauge,
+    &["kind", "name"],
+    "Kernel memory that a map or a program is charged with."
+);
+metric!(CAPACITY, "podmeter_map_capacity", Gauge, &["map"], "How many entries the map can have.");
+metric!(ENTRIES, "podmeter_map_entries", Gauge, &["map"], "How many entries the map has.");
+metric!(
+    LOST,
+    "podmeter_lost_total",
+    Counter,
+    &["reason"],
+    "Events that were not counted where they belong, or not at all, by reason."
+);
+metric!(CGROUPS, "podmeter_cgroups", Gauge, &[], "Cgroups known, over all hierarchies.");
+metric!(
+    UNRESOLVED,
+    "podmeter_cgroups_unresolved",
+    Gauge,
+    &[],
+    "Cgroups that were seen to do something and whose path is not known: in no container's series."
+);
+metric!(
+    WALKS,
+    "podmeter_cgroup_walks_total",
+    Counter,
+    &[],
+    "How often the cgroup tree was walked: once, and again after a lost event."
+);
+metric!(
+    UNREADABLE,
+    "podmeter_cgroup_unreadable_total",
+    Counter,
+    &[],
+    "Cgroup directories that could not be read while walking."
+);
+metric!(
+    CONTAINER,
+    "podmeter_container_info",
+    Gauge,
+    &["id", "container_id", "pod_uid", "runtime", "unit"],
+    "Always 1: what the path of the cgroup tells."
+);
+metric!(CPU, "podmeter_process_cpu_seconds_total", Counter, &[], "CPU time that the agent consumed in user space and in system calls.");
+metric!(RSS, "podmeter_process_resident_memory_bytes", Gauge, &[], "The agent's resident memory.");
+metric!(
+    FDS,
+    "podmeter_process_open_fds",
+    Gauge,
+    &[],
+    "File descriptors that the agent has open."
+);
+/// Judges a collector; the registry emits it.
+pub static SUCCESS: Metric = Metric {
+    name: "podmeter_collector_success",
+    kind: Kind::Gauge,
+    help: "Whether the collector succeeded in this scrape.",
+    labels: &["collector"],
+    per_container: false,
+};
+/// Times a collector; the registry emits it.
+pub static DURATION: Metric = Metric {
+    name: "podmeter_collector_duration_seconds",
+    kind: Kind::Gauge,
+    help: "How long the collector took in this scrape.",
+    labels: &["collector"],
+    per_container: false,
+};
+
+/// The metrics of the agent itself.
+pub static METRICS: &[&Metric] = &[
+    &BUILD, &PROBE, &RUN_TIME, &RUNS, &MEMORY, &CAPACITY, &ENTRIES, &LOST, &CGROUPS, &UNRESOLVED, &WALKS, &UNREADABLE,
+    &CONTAINER, &CPU, &RSS, &FDS, &SUCCESS, &DURATION,
+];
+
+/// What the agent tells of itself.
+pub struct Health {
+    losses: Option<MappedArray<u64>>,
+    /// Kernel memory of maps, which does not change.
+    maps: Vec<(String, u64)>,
+    kernel: String,
+}
+
+impl Health {
+    /// Takes the map of losses; without the object there is none.
+    pub fn new(probes: &mut Probes) -> Self {
+        let losses = probes.array(LOSSES).ok();
+        let maps = probes.object().map(probes::maps).unwrap_or_default();
+        let charged = |fd: i32| {
+            let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+            text.lines().find_map(|line| line.strip_prefix("memlock:"))?.trim().parse().ok()
+        };
+        let mut maps: Vec<_> =
+            maps.into_iter().filter_map(|(name, fd)| Some((name, charged(fd.as_raw_fd())?))).collect();
+        maps.sort();
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+        Self { losses, maps, kernel }
+    }
+
+    /// How often each thing was lost so far.
+    pub fn losses(&self) -> HashMap<&'static str, u64> {
+        let losses = self.losses.as_ref();
+        let count = |loss: &Loss| losses.and_then(|losses| losses.get(*loss as u32)).unwrap_or(0);
+        Loss::ALL.iter().map(|loss| (loss.name(), count(loss))).collect()
+    }
+
+    /// How many events of cgroups were lost so far.
+    pub fn lost_events(&self) -> u64 {
+        self.losses.as_ref().and_then(|losses| losses.get(Loss::CgroupEvents as u32)).unwrap_or(0)
+    }
+
+    /// Emits everything but the judgements on collectors.
+    pub fn collect(&self, probes: &Probes, context: &Context<'_>, slots: u32, unresolved: u64, out: &mut Snapshot) {
+        out.family(&BUILD).value(&[], &[env!("CARGO_PKG_VERSION"), &self.kernel], 1.0);
+        let mut family = out.family(&PROBE);
+        for verdict in probes.verdicts() {
+            for state in State::ALL {
+                let is = f64::from(u8::from(verdict.state == state));
+                family.value(&[], &[verdict.signal, verdict.program, state.as_str()], is);
+            }
+        }
+        self.cost(probes, out);
+        let mut family = out.family(&CAPACITY);
+        family.value(&[], &["SLOTS"], f64::from(context.owners.len() as u32));
+        family.value(&[], &["ROWS"], f64::from(context.series.map_or(0, Series::capacity)));
+        let mut family = out.family(&ENTRIES);
+        family.value(&[], &["SLOTS"], f64::from(slots));
+        family.value(&[], &["ROWS"], f64::from(context.series.map_or(0, Series::taken)));
+        if self.losses.is_some() {
+            let losses = self.losses();
+            let mut family = out.family(&LOST);
+            for loss in Loss::ALL {
+                family.value(&[], &[loss.name()], losses[loss.name()] as f64);
+            }
+        }
+        let tree = context.tree;
+        out.family(&CGROUPS).value(&[], &[], tree.len() as f64);
+        out.family(&UNRESOLVED).value(&[], &[], unresolved as f64);
+        out.family(&WALKS).value(&[], &[], tree.walks as f64);
+        out.family(&UNREADABLE).value(&[], &[], tree.unreadable as f64);
+        let mut family = out.family(&CONTAINER);
+        for (_, workload) in tree.shown() {
+            let text = |value: &Option<String>| value.clone().unwrap_or_default();
+            let runtime = workload.runtime.map_or("", |runtime| runtime.as_str());
+            let (container, pod, unit) = (text(&workload.container_id), text(&workload.pod_uid), text(&workload.unit));
+            if !(container.is_empty() && pod.is_empty() && unit.is_empty()) {
+                family.value(&[], &[&workload.path, &container, &pod, runtime, &unit], 1.0);
+            }
+        }
+        process(out);
+    }
+
+    fn cost(&self, probes: &Probes, out: &mut Snapshot) {
+        let Some(object) = probes.object() else { return };
+        let mut programs: Vec<_> =
+            object.programs().filter_map(|(name, program)| Some((name, program.info().ok()?))).collect();
+        programs.sort_by_key(|(name, _)| *name);
+        if fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|text| text.trim() == "1") {
+            let mut family = out.family(&RUN_TIME);
+            for (name, info) in &programs {
+                family.value(&[], &[name], info.run_time().as_secs_f64());
+            }
+            let mut family = out.family(&RUNS);
+            for (name, info) in &programs {
+                family.value(&[], &[name], info.run_count() as f64);
+            }
+        }
+        let mut family = out.family(&MEMORY);
+        for (name, bytes) in &self.maps {
+            family.value(&[], &["map", name], *bytes as f64);
+        }
+        for (name, info) in &programs {
+            if let Ok(bytes) = info.memory_locked() {
+                family.value(&[], &["program", name], f64::from(bytes));
+            }
+        }
+    }
+}
+
+/// The agent's own CPU time, memory and descriptors.
+fn process(out: &mut Snapshot) {
+    let Ok(myself) = procfs::process::Process::myself() else { return };
+    if let Ok(stat) = myself.stat() {
+        let ticks = stat.utime + stat.stime;
+        out.family(&CPU).value(&[], &[], ticks as f64 / procfs::ticks_per_second() as f64);
+        out.family(&RSS).value(&[], &[], (stat.rss * sys::page_size()) as f64);
+    }
+    if let Ok(count) = myself.fd_count() {
+        out.family(&FDS).value(&[], &[], count as f64);
+    }
+}

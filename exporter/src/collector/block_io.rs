@@ -1,0 +1,132 @@
+//! Block I/O: bytes, operations and latency. The kernel half is `exporter-ebpf/src/block_io.rs`.
+
+use std::{collections::HashMap, fs, path::PathBuf};
+
+use exporter_ebpf::{
+    block_io::{Detail, SIGNAL},
+    series::Family,
+};
+
+use super::{Collector, Context};
+use crate::{
+    series::{Key, Sum},
+    snapshot::{Kind, Metric, Snapshot},
+};
+
+macro_rules! metric {
+    ($id:ident, $name:literal, $kind:ident, $labels:expr, $help:literal) => {
+        static $id: Metric =
+            Metric { name: $name, kind: Kind::$kind, help: $help, labels: $labels, per_container: true };
+    };
+}
+
+metric!(READS, "container_fs_reads_total", Counter, &["device"], "Reads that the device completed.");
+metric!(READ_BYTES, "container_fs_reads_bytes_total", Counter, &["device"], "Bytes read from the device.");
+metric!(WRITES, "container_fs_writes_total", Counter, &["device"], "Writes that the device completed.");
+metric!(WRITE_BYTES, "container_fs_writes_bytes_total", Counter, &["device"], "Bytes written to the device.");
+metric!(
+    LATENCY,
+    "container_fs_io_latency_seconds",
+    Histogram,
+    &["device", "operation"],
+    "From the making of a request to its completion by the device, queueing included."
+);
+
+/// The metrics of this signal.
+pub static METRICS: &[&Metric] = &[&READS, &READ_BYTES, &WRITES, &WRITE_BYTES, &LATENCY];
+
+/// Upper bounds of the latency buckets, ns: 25 us to 10 s.
+pub const LATENCY_BOUNDS: [u64; 14] = [
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    1_000_000_000,
+    10_000_000_000,
+];
+
+/// The collector.
+pub struct Collect {
+    sysfs: PathBuf,
+    devices: HashMap<(u32, u32), String>,
+}
+
+impl Collect {
+    /// Device names come from `sysfs`.
+    pub fn new(sysfs: PathBuf) -> Self {
+        Self { sysfs, devices: HashMap::new() }
+    }
+
+    /// The device's node, as cAdvisor has it: `/dev/sda`; the numbers where sysfs does not know it (any more).
+    fn device(&mut self, detail: Detail) -> String {
+        let numbers = (detail.major, detail.minor);
+        let sysfs = &self.sysfs;
+        let name = self.devices.entry(numbers).or_insert_with(|| {
+            let path = sysfs.join(format!("dev/block/{}:{}/uevent", numbers.0, numbers.1));
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+            name.map_or_else(|| format!("{}:{}", numbers.0, numbers.1), |name| format!("/dev/{name}"))
+        });
+        name.clone()
+    }
+}
+
+impl Collector for Collect {
+    fn name(&self) -> &'static str {
+        SIGNAL.name
+    }
+
+    fn collect(&mut self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
+        let rows = context.rows(Family::BlockIo);
+        let rows: Vec<_> = rows
+            .into_iter()
+            .map(|(key, sum)| {
+                let detail = Detail::unpack(key.detail);
+                (key, detail.operation, self.device(detail), sum)
+            })
+            .collect();
+        emit(context, &rows, out);
+        Ok(())
+    }
+}
+
+/// The name of a `REQ_OP_*` (linux/blk_types.h, unchanged since 4.8 where the number is here).
+fn operation(number: u8) -> &'static str {
+    match number {
+        0 => "read",
+        1 => "write",
+        2 => "flush",
+        3 => "discard",
+        5 => "secure_erase",
+        9 => "write_zeroes",
+        _ => "other",
+    }
+}
+
+fn emit(context: &Context<'_>, rows: &[(Key, u8, String, Sum)], out: &mut Snapshot) {
+    let labels = |key: &Key| context.tree.get(key.workload).map_or(&[][..], |workload| &workload.labels);
+    let ops: fn(&Sum) -> u64 = |sum| sum.count() + sum.unmeasured;
+    let bytes: fn(&Sum) -> u64 = |sum| sum.bytes;
+    for (metric, of, value) in
+        [(&READS, 0, ops), (&READ_BYTES, 0, bytes), (&WRITES, 1, ops), (&WRITE_BYTES, 1, bytes)]
+    {
+        let mut family = out.family(metric);
+        for (key, _, device, sum) in rows.iter().filter(|(_, operation, _, _)| *operation == of) {
+            family.value(labels(key), &[device], value(sum) as f64);
+        }
+    }
+    let mut family = out.family(&LATENCY);
+    for (key, number, device, sum) in rows {
+        if sum.count() > 0 {
+            family.histogram(labels(key), &[device, operation(*number)], &sum.histogram(&LATENCY_BOUNDS));
+        }
+    }
+}

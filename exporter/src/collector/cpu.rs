@@ -1,0 +1,322 @@
+//! CPU: on-CPU time, run-queue waits, CFS throttling. The kernel half is `exporter-ebpf/src/cpu.rs`.
+
+use std::{collections::HashMap, fs, os::fd::{AsFd as _, OwnedFd}};
+
+use exporter_ebpf::{
+    cpu::{BANDWIDTH, Bandwidth, CPU, Cpu, SETTLE, SIGNAL},
+    series::Family,
+};
+
+use super::{Collector, Context};
+use crate::{
+    cgroup::tree::{Released, Tree, Workload, WorkloadId},
+    probes::Probes,
+    snapshot::{Kind, Metric, Snapshot},
+    sys::{self, IterLink, MappedArray},
+};
+
+static USAGE: Metric = Metric {
+    name: "container_cpu_usage_seconds_total",
+    kind: Kind::Counter,
+    help: "CPU time consumed. Starts from the kernel's own account and grows by scheduler events; id=\"/\" is the whole node.",
+    labels: &["cpu"],
+    per_container: true,
+};
+static WAIT: Metric = Metric {
+    name: "container_cpu_run_queue_latency_seconds",
+    kind: Kind::Histogram,
+    help: "How long tasks waited in a run queue before they got a CPU.",
+    labels: &[],
+    per_container: true,
+};
+static PERIODS: Metric = Metric {
+    name: "container_cpu_cfs_periods_total",
+    kind: Kind::Counter,
+    help: "Enforcement periods that passed. Only where there is a CPU quota.",
+    labels: &[],
+    per_container: true,
+};
+static THROTTLED_PERIODS: Metric = Metric {
+    name: "container_cpu_cfs_throttled_periods_total",
+    kind: Kind::Counter,
+    help: "Enforcement periods in which the container was throttled. Only where there is a CPU quota.",
+    labels: &[],
+    per_container: true,
+};
+static THROTTLED: Metric = Metric {
+    name: "container_cpu_cfs_throttled_seconds_total",
+    kind: Kind::Counter,
+    help: "Time for which the container was throttled, summed over CPUs. Only where there is a CPU quota.",
+    labels: &[],
+    per_container: true,
+};
+static SPEC_PERIOD: Metric = Metric {
+    name: "container_spec_cpu_period",
+    kind: Kind::Gauge,
+    help: "Length of an enforcement period in microseconds. Only where there is a CPU quota.",
+    labels: &[],
+    per_container: true,
+};
+static SPEC_QUOTA: Metric = Metric {
+    name: "container_spec_cpu_quota",
+    kind: Kind::Gauge,
+    help: "CPU time per enforcement period in microseconds. Only where there is a CPU quota.",
+    labels: &[],
+    per_container: true,
+};
+
+/// The metrics of this signal.
+pub static METRICS: &[&Metric] =
+    &[&USAGE, &WAIT, &PERIODS, &THROTTLED_PERIODS, &THROTTLED, &SPEC_PERIOD, &SPEC_QUOTA];
+
+/// Upper bounds of the wait buckets, ns: 10 us to 10 s.
+pub const WAIT_BOUNDS: [u64; 13] = [
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    100_000_000,
+    1_000_000_000,
+    10_000_000_000,
+];
+
+/// The collector.
+pub struct Collect {
+    cpu: MappedArray<Cpu>,
+    settle: Option<(OwnedFd, Vec<u32>)>,
+    bandwidth: Option<IterLink>,
+    /// What a workload had consumed before the probe saw it, ns; negative when the kernel's account lags.
+    base: HashMap<WorkloadId, i64>,
+    /// What cgroups that are gone had consumed, ns: of workloads that go on, and of all.
+    retained: HashMap<WorkloadId, u64>,
+    departed: u64,
+}
+
+impl Collect {
+    /// Takes the signal's maps. `cpus` are the CPUs that are online.
+    ///
+    /// # Errors
+    /// When the map of the slots' CPU time cannot be had.
+    pub fn new(probes: &mut Probes, tree: &Tree, cpus: Vec<u32>) -> anyhow::Result<Self> {
+        let settle = probes.is_attached(SETTLE).then(|| probes.with_fd(SETTLE, |fd| Ok(fd.try_clone_to_owned()?)));
+        let settle = settle.transpose()?.map(|fd| (fd, cpus));
+        let root = tree.layout().cpu.map(|index| tree.layout().hierarchies[index].root.clone());
+        let bandwidth = match root.filter(|_| probes.is_attached(BANDWIDTH)) {
+            Some(root) => match probes.iter_cgroup(BANDWIDTH, &root) {
+                Ok(link) => Some(link),
+                Err(error) => {
+                    probes.degrade(BANDWIDTH, format!("reading the cgroups' files instead: {error:#}"));
+                    None
+                }
+            },
+            None => None,
+        };
+        let cpu = probes.array(CPU)?;
+        let (base, retained) = (HashMap::new(), HashMap::new());
+        Ok(Self { cpu, settle, bandwidth, base, retained, departed: 0 })
+    }
+
+    /// Takes over the kernel's account of what each workload had consumed before. Once, after attaching.
+    pub fn seed(&mut self, context: &Context<'_>) {
+        self.settle();
+        let counted = self.counted(context);
+        let total: u64 = counted.values().sum();
+        let Some(v2) = context.tree.layout().v2() else { return };
+        for (id, workload) in context.tree.all() {
+            let path = v2.directory(&workload.path).join("cpu.stat");
+            let Some(usage) = fs::read_to_string(path).ok().and_then(|text| usage(&text)) else { continue };
+            let own = if &*workload.path == "/" { total } else { counted.get(&id).copied().unwrap_or(0) };
+            self.base.insert(id, usage as i64 - own as i64);
+        }
+    }
+
+    /// Charges the slices that are under way.
+    fn settle(&self) {
+        if let Some((fd, cpus)) = &self.settle {
+            for &cpu in cpus {
+                // ENXIO is a CPU that went offline: nothing runs there.
+                _ = sys::run_on_cpu(fd.as_fd(), cpu);
+            }
+        }
+    }
+
+    /// What each workload consumed since the probe saw it, ns.
+    fn counted(&self, context: &Context<'_>) -> HashMap<WorkloadId, u64> {
+        let mut sums = self.retained.clone();
+        for (slot, owner) in context.owners.iter().enumerate() {
+            if let (Some(owner), Some(cpu)) = (owner, self.cpu.get(slot as u32)) {
+                *sums.entry(*owner).or_default() += cpu.on_cpu;
+            }
+        }
+        sums
+    }
+
+    fn usage(&self, context: &Context<'_>, out: &mut Snapshot) {
+        let counted = self.counted(context);
+        // Slot 0 has what no slot could be given for.
+        let homeless = self.cpu.get(0).map_or(0, |cpu| cpu.on_cpu);
+        let total = counted.values().sum::<u64>() + homeless + self.departed;
+        let mut family = out.family(&USAGE);
+        let v2 = context.tree.layout().v2;
+        // A cgroup of another hierarchy alone has no tasks that are charged to it: its time is not known.
+        let charged = |workload: &Workload| workload.nodes.iter().any(|(hierarchy, _)| Some(*hierarchy) == v2);
+        for (id, workload) in context.tree.all().filter(|(_, workload)| charged(workload)) {
+            let own = counted.get(&id).copied();
+            let nanos = match (&*workload.path, own) {
+                ("/", _) => total,
+                (_, None | Some(0)) if !context.tree.is_shown(workload) => continue,
+                (_, own) => own.unwrap_or(0),
+            };
+            let nanos = (nanos as i64 + self.base.get(&id).copied().unwrap_or(0)).max(0);
+            family.value(&workload.labels, &["total"], nanos as f64 / 1e9);
+        }
+    }
+
+    fn throttling(&self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
+        let limited = match &self.bandwidth {
+            Some(link) => self.from_iterator(link, context.tree)?,
+            None => from_files(context.tree),
+        };
+        let workload = |id: WorkloadId| context.tree.get(id).map_or(&[][..], |workload| &workload.labels);
+        let values: [(&'static Metric, fn(&Bandwidth) -> f64); 5] = [
+            (&PERIODS, |b| f64::from(b.periods)),
+            (&THROTTLED_PERIODS, |b| f64::from(b.throttled_periods)),
+            (&THROTTLED, |b| b.throttled as f64 / 1e9),
+            (&SPEC_PERIOD, |b| b.period as f64 / 1e3),
+            (&SPEC_QUOTA, |b| b.quota as f64 / 1e3),
+        ];
+        for (metric, value) in values {
+            let mut family = out.family(metric);
+            for (id, bandwidth) in &limited {
+                family.value(workload(*id), &[], value(bandwidth));
+            }
+        }
+        Ok(())
+    }
+
+    fn from_iterator(&self, link: &IterLink, tree: &Tree) -> anyhow::Result<Vec<(WorkloadId, Bandwidth)>> {
+        let Some(hierarchy) = tree.layout().cpu else { return Ok(Vec::new()) };
+        let mut bytes = Vec::new();
+        link.read(&mut bytes)?;
+        let records = sys::records::<Bandwidth>(&bytes);
+        Ok(records.filter_map(|record| Some((tree.workload_at((hierarchy, record.id))?, record))).collect())
+    }
+}
+
+impl Collector for Collect {
+    fn name(&self) -> &'static str {
+        SIGNAL.name
+    }
+
+    fn collect(&mut self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
+        self.settle();
+        self.usage(context, out);
+        let waits = context.rows(Family::CpuWait);
+        let mut family = out.family(&WAIT);
+        for (key, sum) in waits {
+            if let Some(workload) = context.tree.get(key.workload) {
+                family.histogram(&workload.labels, &[], &sum.histogram(&WAIT_BOUNDS));
+            }
+        }
+        self.throttling(context, out)
+    }
+
+    fn release(&mut self, released: &Released, slot: Option<u32>) {
+        if let Some((slot, cpu)) = slot.and_then(|slot| Some((slot, self.cpu.get(slot)?))) {
+            if released.survives {
+                *self.retained.entry(released.workload).or_default() += cpu.on_cpu;
+            } else {
+                self.departed += cpu.on_cpu;
+            }
+            self.cpu.set(slot, Cpu { on_cpu: 0, row: 0, reserved: 0 });
+        }
+        if !released.survives {
+            self.departed += self.retained.remove(&released.workload).unwrap_or(0);
+            self.base.remove(&released.workload);
+        }
+    }
+}
+
+/// `usage_usec` of a v2 cpu.stat, in ns.
+fn usage(text: &str) -> Option<u64> {
+    field(text, "usage_usec")?.checked_mul(1000)
+}
+
+/// The value of a line `name value`.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    line.trim().parse().ok()
+}
+
+/// What [`Bandwidth`] has, from the files: two per workload, for kernels without `iter/cgroup`.
+fn from_files(tree: &Tree) -> Vec<(WorkloadId, Bandwidth)> {
+    let Some(hierarchy) = tree.layout().cpu.map(|index| &tree.layout().hierarchies[index]) else { return Vec::new() };
+    let read = |workload: &Workload, name: &str| fs::read_to_string(hierarchy.directory(&workload.path).join(name)).ok();
+    let limited = tree.shown().filter_map(|(id, workload)| {
+        let stat = read(workload, "cpu.stat")?;
+        let bandwidth = if hierarchy.is_v2() {
+            parse_v2(&read(workload, "cpu.max")?, &stat)
+        } else {
+            parse_v1(&read(workload, "cpu.cfs_quota_us")?, &read(workload, "cpu.cfs_period_us")?, &stat)
+        };
+        Some((id, bandwidth?))
+    });
+    limited.collect()
+}
+
+/// cpu.max is `quota period` in microseconds, or `max period`.
+fn parse_v2(max: &str, stat: &str) -> Option<Bandwidth> {
+    let (quota, period) = max.trim().split_once(' ')?;
+    let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
+    bandwidth(quota, period, stat, field(stat, "throttled_usec")?.checked_mul(1000)?)
+}
+
+/// cpu.cfs_quota_us is -1 without a quota; `throttled_time` is in nanoseconds here.
+fn parse_v1(quota: &str, period: &str, stat: &str) -> Option<Bandwidth> {
+    let quota: u64 = quota.trim().parse().ok()?;
+    bandwidth(quota, period.trim().parse().ok()?, stat, field(stat, "throttled_time")?)
+}
+
+fn bandwidth(quota: u64, period: u64, stat: &str, throttled: u64) -> Option<Bandwidth> {
+    Some(Bandwidth {
+        id: 0,
+        period: period.checked_mul(1000)?,
+        quota: quota.checked_mul(1000)?,
+        periods: field(stat, "nr_periods")? as u32,
+        throttled_periods: field(stat, "nr_throttled")? as u32,
+        throttled,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_both_versions_say_the_same() {
+        let v2 = parse_v2("50000 100000\n", "usage_usec 7\nnr_periods 20\nnr_throttled 5\nthrottled_usec 1500\n");
+        let v1 = parse_v1("50000\n", "100000\n", "nr_periods 20\nnr_throttled 5\nthrottled_time 1500000\n");
+        assert!(v2.is_some());
+        assert_eq!(v2, v1);
+    }
+
+    #[test]
+    fn no_quota_is_no_series() {
+        assert_eq!(parse_v2("max 100000\n", "nr_periods 0\nnr_throttled 0\nthrottled_usec 0\n"), None);
+        assert_eq!(parse_v1("-1\n", "100000\n", "nr_periods 0\nnr_throttled 0\nthrottled_time 0\n"), None);
+        assert_eq!(parse_v2("", ""), None);
+    }
+
+    #[test]
+    fn reads_usage() {
+        assert_eq!(usage("usage_usec 22382280\nuser_usec 1\n"), Some(22_382_280_000));
+        assert_eq!(usage("user_usec 1\n"), None);
+        assert_eq!(usage(&format!("usage_usec {}\n", u64::MAX)), None, "no overflow");
+    }
+}

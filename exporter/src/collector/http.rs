@@ -1,0 +1,150 @@
+//! HTTP requests. The kernel half is `exporter-ebpf/src/http/`.
+
+use std::collections::HashMap;
+
+use aya::maps::{HashMap as BpfHashMap, MapData};
+use exporter_ebpf::{
+    http::{
+        CONNECTIONS, FLUSH, ROUTES, RouteKey, RouteLine, SIGNAL, parse_detail,
+        route::{Route, Text},
+    },
+    series::Family,
+};
+
+use super::{Collector, Context};
+use crate::{
+    cgroup::tree::Released,
+    probes::Probes,
+    snapshot::{Kind, Metric, Snapshot},
+    sys::IterLink,
+};
+
+const LABELS: &[&str] = &["http_request_method", "http_response_status_code", "http_route"];
+
+static SERVER: Metric = Metric {
+    name: "http_server_request_duration_seconds",
+    kind: Kind::Histogram,
+    help: "Requests served: from the first byte of the request at the socket to the last byte of the response.",
+    labels: LABELS,
+    per_container: true,
+};
+static CLIENT: Metric = Metric {
+    name: "http_client_request_duration_seconds",
+    kind: Kind::Histogram,
+    help: "Requests made: from the first byte of the request at the socket to the last byte of the response.",
+    labels: LABELS,
+    per_container: true,
+};
+
+/// The metrics of this signal.
+pub static METRICS: &[&Metric] = &[&SERVER, &CLIENT];
+
+/// Upper bounds of the duration buckets, ns: those of OpenTelemetry's semantic conventions, 5 ms to 10 s.
+pub const DURATION_BOUNDS: [u64; 14] = [
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    75_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    750_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    7_500_000_000,
+    10_000_000_000,
+];
+
+/// The route of requests beyond a cgroup's budget of routes, and of those whose target is not in one segment.
+const OTHER: &str = "other";
+
+/// The collector.
+pub struct Collect {
+    flush: Option<IterLink>,
+    routes: BpfHashMap<MapData, RouteKey, RouteLine>,
+    /// The texts of the routes, by slot and hash.
+    texts: HashMap<(u32, u64), String>,
+}
+
+impl Collect {
+    /// Takes the signal's maps.
+    ///
+    /// # Errors
+    /// When the map of routes cannot be had.
+    pub fn new(probes: &mut Probes) -> anyhow::Result<Self> {
+        let flush = if probes.is_attached(FLUSH) {
+            let link = probes.iter_map(FLUSH, CONNECTIONS);
+            link.inspect_err(|error| {
+                let reason = format!("the last request of an idle connection counts when it ends: {error:#}");
+                probes.degrade(FLUSH, reason);
+            })
+            .ok()
+        } else {
+            None
+        };
+        Ok(Self { flush, routes: probes.take(ROUTES)?, texts: HashMap::new() })
+    }
+
+    fn text(&mut self, slot: u32, route: u64) -> String {
+        if route == 0 {
+            return OTHER.to_owned();
+        }
+        if let Some(text) = self.texts.get(&(slot, route)) {
+            return text.clone();
+        }
+        // A hash without its line is of a cgroup whose slot was given anew in this moment.
+        let Ok(line) = self.routes.get(&RouteKey { route, slot, reserved: 0 }, 0) else { return OTHER.to_owned() };
+        let text = name(&line);
+        self.texts.insert((slot, route), text.clone());
+        text
+    }
+}
+
+/// The route of a request line: what the kernel hashed, as text.
+pub fn name(line: &RouteLine) -> String {
+    let mut route = Route::new(Text::<{ 2 * exporter_ebpf::http::head::HEAD }>::new());
+    for &byte in line.bytes.iter().skip(line.target as usize) {
+        if !route.push(byte) {
+            return route.finish(false).as_str().to_owned();
+        }
+    }
+    route.finish(true).as_str().to_owned()
+}
+
+impl Collector for Collect {
+    fn name(&self) -> &'static str {
+        SIGNAL.name
+    }
+
+    fn collect(&mut self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
+        if let Some(flush) = &self.flush {
+            flush.read(&mut Vec::new())?;
+        }
+        for (metric, family) in [(&SERVER, Family::HttpServer), (&CLIENT, Family::HttpClient)] {
+            let rows = context.rows(family);
+            let mut family = out.family(metric);
+            for (key, sum) in rows {
+                let (Some(workload), (Some(method), status)) =
+                    (context.tree.get(key.workload), parse_detail(key.detail))
+                else {
+                    continue;
+                };
+                let (route, status) = (self.text(sum.slot, key.route), status.to_string());
+                let values = [method.as_str(), &status, &route];
+                family.histogram(&workload.labels, &values, &sum.histogram(&DURATION_BOUNDS));
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, _released: &Released, slot: Option<u32>) {
+        let Some(slot) = slot else { return };
+        let gone = self.routes.keys().flatten().filter(|key| key.slot == slot);
+        for key in gone.collect::<Vec<_>>() {
+            _ = self.routes.remove(&key);
+        }
+        self.texts.retain(|(of, _), _| *of != slot);
+    }
+}

@@ -1,0 +1,222 @@
+//! Memory: working set, usage, limits, faults, OOM kills. The kernel half is `exporter-ebpf/src/memory.rs`.
+
+pub mod files;
+pub mod vmstats;
+
+use std::collections::HashMap;
+
+use exporter_ebpf::memory::{Memory, READ, SIGNAL};
+
+use self::vmstats::Order;
+use super::{Collector, Context, pressure};
+use crate::{
+    cgroup::tree::{Tree, WorkloadId},
+    probes::Probes,
+    snapshot::{Kind, Metric, Snapshot},
+    sys::{self, IterLink},
+};
+
+macro_rules! metric {
+    ($id:ident, $name:literal, $kind:ident, $labels:expr, $help:literal) => {
+        static $id: Metric =
+            Metric { name: $name, kind: Kind::$kind, help: $help, labels: $labels, per_container: true };
+    };
+}
+
+metric!(USAGE, "container_memory_usage_bytes", Gauge, &[], "Memory charged, whenever it was last used.");
+metric!(
+    WORKING_SET,
+    "container_memory_working_set_bytes",
+    Gauge,
+    &[],
+    "Usage without the inactive part of the page cache: what eviction and the OOM killer go by."
+);
+metric!(MAX_USAGE, "container_memory_max_usage_bytes", Gauge, &[], "The highest usage so far.");
+metric!(RSS, "container_memory_rss", Gauge, &[], "Anonymous memory in bytes.");
+metric!(CACHE, "container_memory_cache", Gauge, &[], "Page cache in bytes.");
+metric!(MAPPED, "container_memory_mapped_file", Gauge, &[], "Memory-mapped files in bytes.");
+metric!(ACTIVE_FILE, "container_memory_total_active_file_bytes", Gauge, &[], "The active part of the page cache.");
+metric!(INACTIVE_FILE, "container_memory_total_inactive_file_bytes", Gauge, &[], "The inactive part of the page cache.");
+metric!(SWAP, "container_memory_swap", Gauge, &[], "Swap used in bytes. Only with cgroup v2.");
+metric!(FAILCNT, "container_memory_failcnt", Counter, &[], "How often usage hit the limit. Only with cgroup v1.");
+metric!(
+    FAILURES,
+    "container_memory_failures_total",
+    Counter,
+    &["failure_type", "scope"],
+    "Page faults (pgfault, the major ones included) and major page faults (pgmajfault); both scopes hold the sub-cgroups."
+);
+metric!(
+    OOM,
+    "container_oom_events_total",
+    Counter,
+    &[],
+    "Processes that the OOM killer killed. Stays for an hour after the container's death."
+);
+metric!(LIMIT, "container_spec_memory_limit_bytes", Gauge, &[], "The memory limit; 0 is none.");
+
+/// The metrics of this signal.
+pub static METRICS: &[&Metric] = &[
+    &USAGE, &WORKING_SET, &MAX_USAGE, &RSS, &CACHE, &MAPPED, &ACTIVE_FILE, &INACTIVE_FILE, &SWAP, &FAILCNT, &FAILURES, &OOM,
+    &LIMIT,
+];
+
+/// What the memory controller says of a cgroup and all below it; bytes unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Values {
+    /// Memory charged.
+    pub usage: u64,
+    /// The highest usage so far; kernels before 5.19 keep it from v2's files.
+    pub max_usage: Option<u64>,
+    /// The limit.
+    pub limit: Option<u64>,
+    /// Anonymous memory.
+    pub anon: u64,
+    /// Page cache.
+    pub file: u64,
+    /// Memory-mapped files.
+    pub mapped: u64,
+    /// The active part of the page cache.
+    pub active_file: u64,
+    /// The inactive part of the page cache.
+    pub inactive_file: u64,
+    /// Swap; v2 only.
+    pub swap: Option<u64>,
+    /// How often the limit was hit; v1 only.
+    pub failcnt: Option<u64>,
+    /// Page faults.
+    pub faults: u64,
+    /// Major page faults.
+    pub major_faults: u64,
+    /// OOM kills: of the cgroup alone on v1.
+    pub oom_kills: u64,
+}
+
+/// The collector.
+pub struct Collect {
+    iterator: Option<IterLink>,
+    order: Option<Order>,
+    last: HashMap<WorkloadId, Values>,
+    page: u64,
+}
+
+impl Collect {
+    /// Links the iterator, if the kernel has it.
+    pub fn new(probes: &mut Probes, tree: &Tree) -> Self {
+        let root = tree.layout().memory.map(|index| tree.layout().hierarchies[index].root.clone());
+        let iterator = root.filter(|_| probes.is_attached(READ)).and_then(|root| {
+            let link = probes.iter_cgroup(READ, &root);
+            link.inspect_err(|error| probes.degrade(READ, format!("reading the cgroups' files instead: {error:#}"))).ok()
+        });
+        Self { iterator, order: None, last: HashMap::new(), page: sys::page_size() }
+    }
+
+    /// Whether the last scrape read the kernel's counters in one go, rather than the files.
+    pub fn is_iterating(&self) -> bool {
+        self.order.is_some()
+    }
+
+    /// Reads every shown workload; OOM kills of v1's sub-cgroups are summed up.
+    fn read(&mut self, tree: &Tree) -> anyhow::Result<HashMap<WorkloadId, Values>> {
+        let Some(hierarchy) = tree.layout().memory else { return Ok(HashMap::new()) };
+        let is_v2 = tree.layout().hierarchies[hierarchy].is_v2();
+        let records = match &self.iterator {
+            Some(link) => {
+                // Reading the root's statistics makes the kernel add up what the CPUs hold back.
+                files::flush(&tree.layout().hierarchies[hierarchy]);
+                let mut bytes = Vec::new();
+                link.read(&mut bytes)?;
+                sys::records::<Memory>(&bytes).collect()
+            }
+            None => Vec::new(),
+        };
+        if self.order.is_none() && !records.is_empty() {
+            self.order = vmstats::find(tree, hierarchy, &records, self.page);
+        }
+        let Some(order) = &self.order else { return Ok(files::read(tree, hierarchy)) };
+        let mut values: HashMap<WorkloadId, Values> = HashMap::new();
+        let mut sub_kills: HashMap<WorkloadId, u64> = HashMap::new();
+        for record in &records {
+            let key = (hierarchy, record.id);
+            if let Some(id) = tree.workload_at(key) {
+                values.insert(id, order.values(record, self.page, is_v2));
+            } else if !is_v2 && let Some(id) = tree.workload_of(key) {
+                *sub_kills.entry(id).or_default() += record.oom_kills;
+            }
+        }
+        for (id, kills) in sub_kills {
+            values.entry(id).and_modify(|values| values.oom_kills += kills);
+        }
+        // The root has no page counter of its own: its file adds up statistics.
+        for (id, workload) in tree.all().filter(|(_, workload)| &*workload.path == "/") {
+            values.remove(&id);
+            values.extend(files::values(tree, hierarchy, workload).map(|root| (id, root)));
+        }
+        Ok(values)
+    }
+}
+
+impl Collector for Collect {
+    fn name(&self) -> &'static str {
+        SIGNAL.name
+    }
+
+    fn collect(&mut self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
+        let tree = context.tree;
+        let mut values = self.read(tree)?;
+        // What died since the last scrape is shown once more, as it was then.
+        for (id, _) in tree.all().filter(|(_, workload)| workload.is_dead()) {
+            if let Some(last) = self.last.get(&id) {
+                values.entry(id).or_insert(Values { oom_kills: 0, ..*last });
+            }
+        }
+        let shown: Vec<_> = tree
+            .shown()
+            .filter_map(|(id, workload)| values.get(&id).map(|values| (workload, values)))
+            .collect();
+        let gauges: [(&'static Metric, fn(&Values) -> Option<u64>); 11] = [
+            (&USAGE, |v| Some(v.usage)),
+            (&WORKING_SET, |v| Some(v.usage.saturating_sub(v.inactive_file))),
+            (&MAX_USAGE, |v| v.max_usage),
+            (&RSS, |v| Some(v.anon)),
+            (&CACHE, |v| Some(v.file)),
+            (&MAPPED, |v| Some(v.mapped)),
+            (&ACTIVE_FILE, |v| Some(v.active_file)),
+            (&INACTIVE_FILE, |v| Some(v.inactive_file)),
+            (&SWAP, |v| v.swap),
+            (&FAILCNT, |v| v.failcnt),
+            // cAdvisor's way of saying none.
+            (&LIMIT, |v| Some(v.limit.unwrap_or(0))),
+        ];
+        for (metric, value) in gauges {
+            let mut family = out.family(metric);
+            for (workload, values) in &shown {
+                if let Some(value) = value(values) {
+                    family.value(&workload.labels, &[], value as f64);
+                }
+            }
+        }
+        let mut family = out.family(&FAILURES);
+        for (workload, values) in &shown {
+            for scope in ["container", "hierarchy"] {
+                family.value(&workload.labels, &["pgfault", scope], values.faults as f64);
+                family.value(&workload.labels, &["pgmajfault", scope], values.major_faults as f64);
+            }
+        }
+        let mut family = out.family(&OOM);
+        for (workload, values) in &shown {
+            family.value(&workload.labels, &[], (workload.oom_kills + values.oom_kills) as f64);
+        }
+        // Dead before the first scrape saw them: their kills are known all the same.
+        let unread = tree.all().filter(|(id, workload)| !values.contains_key(id) && workload.oom_kills > 0);
+        for (_, workload) in unread {
+            family.value(&workload.labels, &[], workload.oom_kills as f64);
+        }
+        for grave in tree.graves() {
+            family.value(&grave.labels, &[], grave.oom_kills as f64);
+        }
+        pressure::collect(context, out);
+        self.last = values;
+        Ok(())
+    }
+}

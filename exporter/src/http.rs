@@ -1,0 +1,389 @@
+//! The HTTP server: `/metrics`, the health checks and a status page.
+//!
+//! A connection carries one request. Scrapes and probes come seconds apart, so keeping connections open would save
+//! little, and it makes what a client may hold easy to bound: each connection has a deadline, whether its client sends
+//! nothing, reads nothing or waits for a scrape that hangs.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io::{self, Write as _};
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, HttpBody as _};
+use axum::extract::State;
+use axum::http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER, VARY,
+};
+use axum::http::{Request, StatusCode};
+use axum::response::{Html, IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Extension, Router};
+use flate2::{Compression, write::GzEncoder};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use prometheus::proto::MetricFamily;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{JoinError, JoinSet};
+use tracing::{debug, error, info, warn};
+
+use crate::encode::{self, Format};
+
+const ENDPOINTS: &str = "not found; there are / /metrics /livez /readyz /healthz\n";
+
+/// How much of a request's head is read, in bytes; a scraper's has a few hundred.
+const MAX_HEAD: usize = 32 * 1024;
+
+/// How much of a path is logged, in characters: it is the client's to choose.
+const MAX_LOGGED: usize = 128;
+
+/// What the server shows. Every method is called on the blocking pool; one that panics is answered with status 500.
+pub trait Source: Send + Sync + 'static {
+    /// Takes a scrape: reads maps and files. One runs at a time.
+    fn gather(&self) -> Vec<MetricFamily>;
+
+    /// Whether the agent does its work.
+    ///
+    /// # Errors
+    ///
+    /// The reason why a restart is called for: it has not done its work recently.
+    fn live(&self) -> Result<(), String>;
+
+    /// Whether there is something to scrape.
+    ///
+    /// # Errors
+    ///
+    /// The reason why not: no probe is attached.
+    fn ready(&self) -> Result<(), String>;
+
+    /// The status page for people, as HTML.
+    fn status(&self) -> String;
+}
+
+/// What clients may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Open connections; further ones are closed as they come.
+    pub connections: usize,
+    /// Scrapes that run, wait or are being read by their clients: each may hold megabytes. Further ones get status 503.
+    pub scrapes: usize,
+    /// From the opening of a connection to the end of its request's head.
+    pub head: Duration,
+    /// How long a connection may stay open beyond that: until then its client has read the whole answer.
+    pub response: Duration,
+    /// How long requests may go on when the server stops.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            scrapes: 8,
+            head: Duration::from_secs(10),
+            response: Duration::from_secs(30),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Serves `source` until `shutdown` completes, and then the requests under way for a few seconds more.
+///
+/// # Errors
+///
+/// None as yet: those of the listener are logged, and it goes on.
+pub async fn serve(
+    listener: TcpListener,
+    source: Arc<dyn Source>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    serve_within(Limits::default(), listener, source, shutdown).await
+}
+
+/// [`serve`] with limits of one's own.
+///
+/// # Errors
+///
+/// As those of [`serve`].
+pub async fn serve_within(
+    limits: Limits,
+    listener: TcpListener,
+    source: Arc<dyn Source>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let app =
+        App { source, scrapes: Arc::new(Semaphore::new(limits.scrapes)), previous_size: Arc::default() };
+    let router = router(Arc::new(app));
+    let (stop, stopping) = watch::channel(());
+    let mut connections = JoinSet::new();
+    let mut refusals = Refusals::default();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut shutdown => break,
+        };
+        while let Some(ended) = connections.try_join_next() {
+            report(ended);
+        }
+        match accepted {
+            Ok(_) if connections.len() >= limits.connections => refusals.add(limits.connections),
+            Ok((stream, _)) => {
+                connections.spawn(connection(limits, stream, router.clone(), stopping.clone()));
+            }
+            // A client that left before it was accepted. What else there is, such as a lack of descriptors, lasts.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                error!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+    drop(listener);
+    drop(stopping);
+    // Fails when there is no connection to tell.
+    let _ = stop.send(());
+    let drained = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    };
+    if tokio::time::timeout(limits.drain, drained).await.is_err() {
+        warn!(connections = connections.len(), "stopped before all requests were answered");
+    }
+    Ok(())
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        error!(%error, "a connection's task failed");
+    }
+}
+
+/// Counts refused connections, and keeps a flood of them out of the log.
+#[derive(Default)]
+struct Refusals {
+    count: u64,
+    logged: Option<Instant>,
+}
+
+impl Refusals {
+    fn add(&mut self, limit: usize) {
+        self.count += 1;
+        if self.logged.is_none_or(|at| at.elapsed() >= Duration::from_secs(10)) {
+            warn!(limit, refused_total = self.count, "too many connections; further ones are closed");
+            self.logged = Some(Instant::now());
+        }
+    }
+}
+
+/// Serves the one request of a connection.
+async fn connection(
+    limits: Limits,
+    stream: TcpStream,
+    router: TowerToHyperService<Router>,
+    mut stopping: watch::Receiver<()>,
+) {
+    let peer = stream.peer_addr().map_or_else(|error| error.to_string(), |peer| peer.to_string());
+    let held = Held::default();
+    let service = service_fn(|request| answer(router.clone(), held.clone(), request));
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .keep_alive(false)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut deadline = pin!(tokio::time::sleep(limits.head + limits.response));
+    let mut stopped = false;
+    loop {
+        tokio::select! {
+            result = &mut connection => {
+                if let Err(error) = result {
+                    debug!(peer, %error, "connection failed");
+                }
+                return;
+            }
+            () = &mut deadline => break,
+            _ = stopping.changed(), if !stopped => {
+                stopped = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    }
+    warn!(peer, "connection cut off: its answer was not ready or not read in time");
+    // Or the kernel would keep what the client does not read.
+    if let Err(error) = connection.into_parts().io.inner().set_zero_linger() {
+        debug!(peer, %error, "cannot drop unsent data");
+    }
+}
+
+/// What a connection holds until it ends: the right to a scrape, because the exposition is in memory until it is sent.
+#[derive(Clone, Default)]
+struct Held(Arc<OnceLock<OwnedSemaphorePermit>>);
+
+async fn answer(
+    router: TowerToHyperService<Router>,
+    held: Held,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    let mut entry = Entry::new(&request);
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(held);
+    let response = router.call(request).await?;
+    entry.answered(&response);
+    Ok(response)
+}
+
+/// How many series an answer has.
+#[derive(Clone, Copy)]
+struct Series(usize);
+
+/// A request's line in the log, written when it is dropped: also where its client went away before the answer.
+struct Entry {
+    method: String,
+    path: String,
+    begin: Instant,
+    answer: Option<(StatusCode, Option<usize>, Option<u64>)>,
+}
+
+impl Entry {
+    fn new(request: &Request<Incoming>) -> Self {
+        let cut = |text: &str| text.chars().take(MAX_LOGGED).collect();
+        let (method, path) = (cut(request.method().as_str()), cut(request.uri().path()));
+        Self { method, path, begin: Instant::now(), answer: None }
+    }
+
+    fn answered(&mut self, response: &Response) {
+        let series = response.extensions().get().map(|&Series(series)| series);
+        self.answer = Some((response.status(), series, response.body().size_hint().exact()));
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let Self { method, path, begin, answer } = self;
+        let duration_seconds = begin.elapsed().as_secs_f64();
+        let Some((status, series, bytes)) = *answer else {
+            info!(method, path, duration_seconds, "request abandoned");
+            return;
+        };
+        let health = matches!(path.as_str(), "/livez" | "/readyz" | "/healthz");
+        let status_code = status.as_u16();
+        if health && status.is_success() {
+            debug!(method, path, status = status_code, duration_seconds, series, bytes, "request");
+        } else {
+            info!(method, path, status = status_code, duration_seconds, series, bytes, "request");
+        }
+    }
+}
+
+struct App {
+    source: Arc<dyn Source>,
+    scrapes: Arc<Semaphore>,
+    /// Held while a scrape is taken. The size of the last exposition, in bytes, is that of the next one, more or less.
+    previous_size: Arc<Mutex<usize>>,
+}
+
+fn router(app: Arc<App>) -> TowerToHyperService<Router> {
+    let router = Router::new()
+        .route("/", get(status))
+        .route("/metrics", get(metrics))
+        .route("/livez", get(live))
+        .route("/healthz", get(live))
+        .route("/readyz", get(ready))
+        .fallback(|| async { (StatusCode::NOT_FOUND, ENDPOINTS) })
+        .with_state(app);
+    TowerToHyperService::new(router)
+}
+
+/// Runs `work` where it may block. A panic in it becomes an answer.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Response> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        error!(%error, "a request failed");
+        (StatusCode::INTERNAL_SERVER_ERROR, "internal error; see the agent's log\n").into_response()
+    })
+}
+
+async fn metrics(
+    State(app): State<Arc<App>>,
+    Extension(held): Extension<Held>,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    let Ok(permit) = Arc::clone(&app.scrapes).try_acquire_owned() else {
+        let body = "too many scrapes under way\n";
+        return Err((StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "5")], body).into_response());
+    };
+    // A connection has one request, so its place is free.
+    let _ = held.0.set(permit);
+    let format = Format::negotiate(list(&headers, &ACCEPT).as_deref());
+    let gzip = list(&headers, &ACCEPT_ENCODING).is_some_and(|accepted| accepts_gzip(&accepted));
+    let mut previous_size = Arc::clone(&app.previous_size).lock_owned().await;
+    // The lock goes along: the work goes on when the client leaves, and the next scrape must wait for it all the same.
+    let (series, body) = blocking(move || {
+        let families = app.source.gather();
+        let mut body = Vec::with_capacity(*previous_size + *previous_size / 8);
+        let series = encode::encode(&families, format, &mut body);
+        *previous_size = body.len();
+        drop(families);
+        if gzip { compress(&body).map(|body| (series, body)) } else { Ok((series, body)) }
+    })
+    .await?
+    .map_err(|error| {
+        error!(%error, "cannot compress the metrics");
+        StatusCode::INTERNAL_SERVER_ERROR.into_response()
+    })?;
+    let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "Accept, Accept-Encoding")];
+    let encoding = gzip.then_some([(CONTENT_ENCODING, "gzip")]);
+    let mut response = (headers, body).into_response();
+    response.extensions_mut().insert(Series(series));
+    Ok((encoding, response).into_response())
+}
+
+/// The value of a header that may come in several lines.
+fn list(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    (!values.is_empty()).then(|| values.join(","))
+}
+
+/// Whether an `Accept-Encoding` allows gzip: by its name, or else by the wildcard.
+fn accepts_gzip(accepted: &str) -> bool {
+    let weight = |name: &str| {
+        let mut all = encode::weighted(accepted).filter(|(coding, ..)| coding.eq_ignore_ascii_case(name));
+        all.next().map(|(.., weight)| weight)
+    };
+    weight("gzip").or_else(|| weight("*")).is_some_and(|weight| weight > 0.0)
+}
+
+/// Level 1: an exposition repeats itself so much that the effort of higher levels gains little.
+fn compress(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 8), Compression::new(1));
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}
+
+async fn live(State(app): State<Arc<App>>) -> Result<Response, Response> {
+    blocking(move || app.source.live()).await.map(health)
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Result<Response, Response> {
+    blocking(move || app.source.ready()).await.map(health)
+}
+
+fn health(health: Result<(), String>) -> Response {
+    match health {
+        Ok(()) => "ok\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+async fn status(State(app): State<Arc<App>>) -> Result<Response, Response> {
+    blocking(move || app.source.status()).await.map(|page| Html(page).into_response())
+}
+
+#[cfg(test)]
+mod tests;

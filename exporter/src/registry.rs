@@ -1,0 +1,146 @@
+//! One scrape: events in, collectors read, each timed and judged, the dead released.
+
+use std::time::Instant;
+
+use aya::maps::{MapData, RingBuf};
+use exporter_ebpf::cgroup::{EVENT_PATH, Event};
+use prometheus::proto::MetricFamily;
+use tracing::{debug, warn};
+
+use crate::{
+    cgroup::tree::Tree,
+    collector::{
+        self, Collector, Context,
+        agent::{DURATION, Health, SUCCESS},
+    },
+    probes::{Probes, State},
+    series::Series,
+    slots::Slots,
+    snapshot::Snapshot,
+    sys,
+};
+
+/// Everything that a scrape needs.
+pub struct Registry {
+    /// The cgroups and their workloads.
+    pub tree: Tree,
+    /// The kernel half, kept attached by being kept.
+    pub probes: Probes,
+    /// Births and deaths of cgroups; without it the tree is walked at every scrape.
+    pub events: Option<RingBuf<MapData>>,
+    /// The kernel's cgroup slots and histogram rows.
+    pub counters: Option<(Slots, Series)>,
+    /// The signals that have something to say.
+    pub collectors: Vec<Box<dyn Collector>>,
+    /// The agent's own health.
+    pub health: Health,
+    /// How many lost events the tree has made up for.
+    pub lost_events: u64,
+}
+
+impl Registry {
+    /// Applies the events that are there. Cheap: called whenever the kernel says that there are some.
+    pub fn drain(&mut self) {
+        let Some(ring) = &mut self.events else { return };
+        let mut is_cut = false;
+        while let Some(item) = ring.next() {
+            let Some(event) = sys::records::<Event>(&item).next() else { continue };
+            let Some(hierarchy) = self.tree.layout().by_id(event.hierarchy) else { continue };
+            let key = (hierarchy, event.id);
+            if event.removed != 0 {
+                self.tree.remove(key, event.oom_kills);
+                continue;
+            }
+            let end = event.path.iter().position(|&byte| byte == 0).unwrap_or(EVENT_PATH);
+            if end + 1 >= EVENT_PATH || end == 0 {
+                is_cut = true;
+            } else {
+                self.tree.add(key, &String::from_utf8_lossy(&event.path[..end]));
+            }
+        }
+        let lost = self.health.lost_events();
+        if is_cut || lost > self.lost_events {
+            debug!(lost = lost - self.lost_events, is_cut, "cgroup events are missing: walking the tree");
+            self.lost_events = lost;
+            self.tree.walk();
+        }
+    }
+
+    /// Takes one scrape.
+    pub fn gather(&mut self) -> Vec<MetricFamily> {
+        self.drain();
+        if self.events.is_none() {
+            self.tree.walk();
+        }
+        let (mut owners, mut unresolved) = self.owners();
+        if unresolved > 0 {
+            // A cgroup acted between its birth and its event, or the event was lost: look again before giving up.
+            self.drain();
+            (owners, unresolved) = self.owners();
+        }
+        let mut out = Snapshot::default();
+        let series = self.counters.as_ref().map(|(_, series)| series);
+        let context = Context { tree: &self.tree, owners: &owners, series };
+        let mut judged = Vec::new();
+        for collector in &mut self.collectors {
+            let started = Instant::now();
+            let mut snapshot = Snapshot::default();
+            let outcome = collector.collect(&context, &mut snapshot);
+            judged.push((collector.name(), outcome.is_ok(), started.elapsed()));
+            match outcome {
+                Ok(()) => out.append(snapshot),
+                Err(error) => warn!(collector = collector.name(), "cannot collect: {error:#}"),
+            }
+        }
+        let slots = self.counters.as_ref().map_or(0, |(slots, _)| slots.taken().count() as u32);
+        self.health.collect(&self.probes, &context, slots, unresolved, &mut out);
+        let mut family = out.family(&SUCCESS);
+        for (name, is_ok, _) in &judged {
+            family.value(&[], &[name], f64::from(u8::from(*is_ok)));
+        }
+        let mut family = out.family(&DURATION);
+        for (name, _, took) in &judged {
+            family.value(&[], &[name], took.as_secs_f64());
+        }
+        self.release();
+        out.into_families()
+    }
+
+    fn owners(&self) -> (Vec<Option<usize>>, u64) {
+        self.counters.as_ref().map_or_else(|| (Vec::new(), 0), |(slots, _)| collector::owners(slots, &self.tree))
+    }
+
+    /// Lets go of what has been shown for the last time.
+    fn release(&mut self) {
+        for released in self.tree.release() {
+            let slot = self.counters.as_ref().and_then(|(slots, _)| slots.slot(released.key));
+            for collector in &mut self.collectors {
+                collector.release(&released, slot);
+            }
+            let Some((slots, series)) = &mut self.counters else { continue };
+            let heir = released.survives.then_some(released.workload);
+            let freed = slot.map_or(Ok(()), |slot| {
+                series.release(slot, heir).and_then(|()| slots.release(released.key, slot))
+            });
+            if let Err(error) = freed {
+                warn!("cannot take back what a cgroup had: {error:#}");
+            }
+            if heir.is_none() {
+                series.forget(released.workload);
+            }
+        }
+    }
+
+    /// Whether anything is measured.
+    ///
+    /// # Errors
+    /// With the reason of each probe that is not attached.
+    pub fn ready(&self) -> Result<(), String> {
+        let verdicts = self.probes.verdicts();
+        if verdicts.iter().any(|verdict| verdict.state == State::Attached) {
+            return Ok(());
+        }
+        let reasons = verdicts.iter().map(|verdict| format!("{}: {}", verdict.program, verdict.reason));
+        Err(format!("no probe is attached\n{}", reasons.collect::<Vec<_>>().join("\n")))
+    }
+}

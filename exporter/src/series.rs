@@ -1,0 +1,187 @@
+//! The histogram rows, from user space: reading them by workload, and giving them back.
+
+use std::collections::HashMap;
+
+use aya::maps::{HashMap as BpfHashMap, MapData, Queue};
+use exporter_ebpf::{
+    histogram::{BUCKETS, finite_bounds},
+    series::{FREE_ROWS, Family, ROWS, Row, SERIES, SeriesKey},
+};
+
+use crate::{cgroup::tree::WorkloadId, probes::Probes, snapshot::Histogram, sys::MappedArray};
+
+/// What a sum of rows counts: the workload, and what the family makes of `detail` and `route`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// The workload.
+    pub workload: WorkloadId,
+    /// The family's own.
+    pub detail: u64,
+    /// The hash of an HTTP route.
+    pub route: u64,
+}
+
+/// A sum of rows.
+#[derive(Clone, Debug)]
+pub struct Sum {
+    /// Observations by bucket.
+    pub buckets: Box<[u64; BUCKETS]>,
+    /// The sum of the observations, ns.
+    pub nanos: u64,
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Events that are in no bucket.
+    pub unmeasured: u64,
+    /// A slot whose cgroup has the route.
+    pub slot: u32,
+}
+
+impl Default for Sum {
+    fn default() -> Self {
+        Self { buckets: Box::new([0; BUCKETS]), nanos: 0, bytes: 0, unmeasured: 0, slot: 0 }
+    }
+}
+
+impl Sum {
+    /// Adds a row.
+    pub fn add(&mut self, row: &Row) {
+        for (sum, bucket) in self.buckets.iter_mut().zip(&row.buckets) {
+            *sum = sum.wrapping_add(*bucket);
+        }
+        self.nanos = self.nanos.wrapping_add(row.sum);
+        self.bytes = self.bytes.wrapping_add(row.bytes);
+        self.unmeasured = self.unmeasured.wrapping_add(row.unmeasured);
+        self.slot = row.key.slot;
+    }
+
+    /// How many observations there were.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// The classic histogram with these upper bounds (ns), each of which is a bound of the kernel's buckets: exact.
+    pub fn histogram(&self, bounds: &[u64]) -> Histogram {
+        let (mut at, mut seen) = (0, 0);
+        let mut buckets = Vec::with_capacity(bounds.len());
+        for &bound in bounds {
+            while finite_bounds().get(at).is_some_and(|&own| own <= bound) {
+                seen += self.buckets[at];
+                at += 1;
+            }
+            buckets.push((bound as f64 / 1e9, seen));
+        }
+        Histogram { buckets, sum: self.nanos as f64 / 1e9, count: self.count() }
+    }
+}
+
+/// The user side of the kernel's rows.
+pub struct Series {
+    rows: MappedArray<Row>,
+    index: BpfHashMap<MapData, SeriesKey, u32>,
+    free: Queue<MapData, u32>,
+    /// What cgroups that are gone had counted for workloads that go on.
+    retained: HashMap<(u32, Key), Sum>,
+}
+
+impl Series {
+    /// Takes the maps, and offers every row but 0, which is none.
+    ///
+    /// # Errors
+    /// When a map cannot be had.
+    pub fn new(probes: &mut Probes) -> anyhow::Result<Self> {
+        let rows = probes.array(ROWS)?;
+        let mut free: Queue<_, u32> = probes.take(FREE_ROWS)?;
+        for row in 1..rows.len() {
+            free.push(row, 0)?;
+        }
+        Ok(Self { rows, index: probes.take(SERIES)?, free, retained: HashMap::new() })
+    }
+
+    /// How many rows there are.
+    pub fn capacity(&self) -> u32 {
+        self.rows.len()
+    }
+
+    /// How many rows are taken.
+    pub fn taken(&self) -> u32 {
+        (1..self.rows.len()).filter(|&row| self.key(row).is_some()).count() as u32
+    }
+
+    fn key(&self, row: u32) -> Option<SeriesKey> {
+        self.rows.first::<SeriesKey>(row).filter(|key| key.family != Family::Free as u32)
+    }
+
+    /// The sums of a family's rows by workload, in order. `owner` tells the workload of a slot; a row without one is left out.
+    pub fn read(&self, family: Family, owner: impl Fn(u32) -> Option<WorkloadId>) -> Vec<(Key, Sum)> {
+        let retained = self.retained.iter().filter(|((of, _), _)| *of == family as u32);
+        let mut sums: HashMap<Key, Sum> = retained.map(|((_, key), sum)| (*key, sum.clone())).collect();
+        for index in 1..self.rows.len() {
+            let Some(key) = self.key(index).filter(|key| key.family == family as u32) else { continue };
+            let (Some(workload), Some(row)) = (owner(key.slot), self.rows.get(index)) else { continue };
+            sums.entry(Key { workload, detail: key.detail, route: key.route }).or_default().add(&row);
+        }
+        let mut sums: Vec<_> = sums.into_iter().collect();
+        sums.sort_unstable_by_key(|(key, _)| *key);
+        sums
+    }
+
+    /// Takes back the rows of a slot; what they counted goes to `heir`, if there is one.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn release(&mut self, slot: u32, heir: Option<WorkloadId>) -> anyhow::Result<()> {
+        for index in 1..self.rows.len() {
+            let Some(key) = self.key(index).filter(|key| key.slot == slot) else { continue };
+            self.index.remove(&key)?;
+            let Some(row) = self.rows.get(index) else { continue };
+            if let Some(workload) = heir {
+                let own = Key { workload, detail: key.detail, route: key.route };
+                self.retained.entry((key.family, own)).or_default().add(&row);
+            }
+            self.rows.set(index, EMPTY);
+            self.free.push(index, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what was retained for a workload that has ended: its number is used again.
+    pub fn forget(&mut self, workload: WorkloadId) {
+        self.retained.retain(|(_, key), _| key.workload != workload);
+    }
+}
+
+const EMPTY: Row = Row {
+    key: SeriesKey { slot: 0, family: Family::Free as u32, detail: 0, route: 0 },
+    sum: 0,
+    bytes: 0,
+    unmeasured: 0,
+    reserved: [0; 2],
+    buckets: [0; BUCKETS],
+};
+
+#[cfg(test)]
+mod tests {
+    use exporter_ebpf::histogram::index;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn classic_buckets_are_exact(nanos in prop::collection::vec(0u64..20_000_000_000, 0..200)) {
+            let mut row = EMPTY;
+            for &value in &nanos {
+                row.buckets[index(value)] += 1;
+                row.sum += value;
+            }
+            let mut sum = Sum::default();
+            sum.add(&row);
+            let bounds = [5_000_000, 10_000_000, 250_000_000, 1_000_000_000, 10_000_000_000];
+            let histogram = sum.histogram(&bounds);
+            for (bound, (_, count)) in bounds.iter().zip(&histogram.buckets) {
+                prop_assert_eq!(*count, nanos.iter().filter(|value| *value <= bound).count() as u64);
+            }
+            prop_assert_eq!(histogram.count, nanos.len() as u64);
+        }
+    }
+}
