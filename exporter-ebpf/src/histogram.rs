@@ -49,14 +49,16 @@ pub const FINITE: usize = NATIVE + SPLITS.len();
 pub const BUCKETS: usize = FINITE + 1;
 
 /// The first guess is at most this many buckets too low (asserted below).
-const STEPS: usize = 5;
+const STEPS: usize = 2;
 const PADDED: usize = 256 + STEPS;
 
 /// Ascending upper bounds in whole nanoseconds, inclusive; padded so that an index that fits a byte needs no check.
 static BOUNDS: [u64; PADDED] = bounds();
 
-/// By the highest bit and the three bits below it: the lowest bucket that such a value can belong to.
-static GUESS: [u8; 512] = guesses();
+/// By the highest bit and the four bits below it: the lowest bucket that such a value can belong to.
+static GUESS: [u8; KEYS] = guesses();
+
+const KEYS: usize = 64 * 16;
 
 /// The native bound 2^(n/8) s as nanoseconds, rounded down: a whole number of nanoseconds is at or below the one exactly
 /// when it is at or below the other.
@@ -91,11 +93,11 @@ const fn bounds() -> [u64; PADDED] {
     out
 }
 
-const fn guesses() -> [u8; 512] {
+const fn guesses() -> [u8; KEYS] {
     let bounds = bounds();
-    let mut out = [0; 512];
+    let mut out = [0; KEYS];
     let mut key = 0;
-    while key < 512 {
+    while key < KEYS {
         let (low, high) = range(key);
         let mut i = 0;
         while i < FINITE && bounds[i] < low {
@@ -115,13 +117,13 @@ const fn guesses() -> [u8; 512] {
 
 /// The least and the greatest value that share a key.
 const fn range(key: usize) -> (u64, u64) {
-    let (bit, next) = ((key / 8) as u32, (key % 8) as u64);
-    if bit < 3 {
-        // Fewer than three bits below the highest: all are far below the first bound.
-        return (0, 7);
+    let (bit, next) = ((key / 16) as u32, (key % 16) as u64);
+    if bit < 4 {
+        // Fewer than four bits below the highest: all are far below the first bound.
+        return (0, 15);
     }
-    let low = (8 + next) << (bit - 3);
-    (low, low + ((1u64 << (bit - 3)) - 1))
+    let low = (16 + next) << (bit - 4);
+    (low, low + ((1u64 << (bit - 4)) - 1))
 }
 
 /// The bucket of a value in nanoseconds: constant work, no helper, about 30 instructions.
@@ -139,7 +141,7 @@ pub fn index(nanos: u64) -> usize {
 #[inline(always)]
 fn key(nanos: u64) -> usize {
     // BPF has no count-leading-zeros instruction; a tree of compares is what LLVM's expansion is not: short.
-    let (mut value, mut bit) = (nanos | 8, 0);
+    let (mut value, mut bit) = (nanos | 16, 0);
     if value >> 32 != 0 {
         value >>= 32;
         bit += 32;
@@ -161,8 +163,8 @@ fn key(nanos: u64) -> usize {
         bit += 2;
     }
     bit += value >> 1;
-    let next = ((nanos | 8) >> (bit - 3)) & 7;
-    ((bit << 3 | next) & 511) as usize
+    let next = ((nanos | 16) >> (bit - 4)) & 15;
+    ((bit << 4 | next) & (KEYS as u64 - 1)) as usize
 }
 
 /// The finite upper bounds in nanoseconds, ascending; bucket `i` holds what is above bound `i - 1` and at or below `i`.

@@ -1,6 +1,6 @@
 //! Histogram rows: one bounded pool for every signal, filled by the kernel and read by user space as memory.
 //!
-//! Maps: `SERIES` (key -> row), `ROWS` (the rows), `FREE_ROWS` (a queue that user space fills: it owns allocation, and takes a
+//! Maps: `SERIES` (key -> row), `SERIES_CACHE` (a direct-mapped cache of it), `ROWS` (the rows), `FREE_ROWS` (a queue that user space fills: it owns allocation, and takes a
 //! row back only after its cgroup has died and been read).
 
 use crate::{histogram::BUCKETS, layout::layout};
@@ -86,13 +86,36 @@ pub(crate) mod kernel {
     #[btf_map]
     static FREE_ROWS: Queue<u32, { DEFAULT_ROWS as usize }> = Queue::new();
 
+    /// Row indices by a hash of the key; whether a row is the key's stands in the row.
+    #[btf_map]
+    static SERIES_CACHE: Array<u32, CACHE_ENTRIES> = Array::new();
+
     const BPF_NOEXIST: u64 = 1;
+    const CACHE_ENTRIES: usize = 4096;
 
     /// The row of a key, made at first sight; 0 (never a row) when there is none left.
-    ///
-    /// Two CPUs may make the same row at once: the map decides, and the loser gives its row back.
     #[inline(always)]
     pub(crate) fn find(key: &SeriesKey) -> u32 {
+        let mixed = (key.route ^ key.detail ^ (u64::from(key.slot) << 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let at = (mixed >> 52) as u32 & (CACHE_ENTRIES as u32 - 1);
+        let Some(cached) = SERIES_CACHE.get_ptr_mut(at) else { return 0 };
+        // SAFETY: an array element, one word, which is read and written whole.
+        unsafe {
+            let index = core::ptr::read_volatile(cached);
+            if row(index).is_some_and(|row| counts(row, key)) {
+                return index;
+            }
+            let index = make(key);
+            core::ptr::write_volatile(cached, index);
+            index
+        }
+    }
+
+    /// The row of a key by the map itself.
+    ///
+    /// Two CPUs may make the same row at once: the map decides, and the loser gives its row back.
+    #[inline(never)]
+    fn make(key: &SeriesKey) -> u32 {
         // SAFETY: the value is copied out at once.
         if let Some(&row) = unsafe { SERIES.get(key) } {
             return row;

@@ -1,10 +1,10 @@
 //! Loads the object, attaches every signal that it can, and keeps a verdict for each probe. Names no signal.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     fs::File,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     path::Path,
 };
 
@@ -90,6 +90,8 @@ pub struct Plan<'a> {
 pub struct Probes {
     ebpf: Option<Ebpf>,
     verdicts: Vec<Verdict>,
+    /// Kernel memory of each map, bytes, by name: a map's does not change.
+    map_memory: Vec<(String, u64)>,
 }
 
 impl Probes {
@@ -125,7 +127,8 @@ impl Probes {
                 None
             }
         };
-        Self { ebpf, verdicts }
+        let map_memory = ebpf.as_ref().map(map_memory).unwrap_or_default();
+        Self { ebpf, verdicts, map_memory }
     }
 
     /// Attaches every probe that [`Self::load`] found possible.
@@ -212,6 +215,11 @@ impl Probes {
         let found = self.ebpf.as_ref().and_then(|ebpf| ebpf.program(program));
         let fd = found.with_context(|| format!("program {program} is not in the object"))?.fd()?;
         f(fd.as_fd())
+    }
+
+    /// Kernel memory that each map is charged with, bytes, by name.
+    pub fn map_memory(&self) -> &[(String, u64)] {
+        &self.map_memory
     }
 
     /// The object, for its statistics and its log; `None` when it could not be loaded.
@@ -344,7 +352,15 @@ fn data(map: &Map) -> Option<&MapData> {
     }
 }
 
-/// Bytes of kernel memory and fill of each map, by name.
-pub fn maps(ebpf: &Ebpf) -> HashMap<String, BorrowedFd<'_>> {
-    ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), data(map)?.fd().as_fd()))).collect()
+/// What the kernel says in /proc/self/fdinfo that each map is charged with.
+fn map_memory(ebpf: &Ebpf) -> Vec<(String, u64)> {
+    let charged = |map| {
+        let path = format!("/proc/self/fdinfo/{}", data(map)?.fd().as_fd().as_raw_fd());
+        let text = std::fs::read_to_string(path).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("memlock:"))?.trim().parse().ok()
+    };
+    let mut memory: Vec<_> =
+        ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), charged(map)?))).collect();
+    memory.sort();
+    memory
 }

@@ -1,1 +1,9 @@
-//! What the tests share.
+//! What the tests share: cgroups of their own, the real agent, and what it said.
+
+pub mod agent;
+pub mod cgroup;
+pub mod process;
+pub mod random;
+pub mod scrape;
+pub mod temp;
+pub mod wait;

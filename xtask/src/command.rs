@@ -60,7 +60,8 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     if !output.status.success() {
         bail!("{} failed ({}); what it printed is above", name(command), output.status);
     }
-    String::from_utf8(output.stdout).with_context(|| format!("{} printed something other than text", name(command)))
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("{} printed something other than text", name(command)))
 }
 
 /// Whether a command succeeds; what it prints is not shown.
@@ -70,7 +71,8 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
 
 /// Runs a command to its end, shows what it prints, hands over each line too, and tells whether it succeeded.
 pub(crate) fn watch(command: &mut Command, mut line: impl FnMut(&str)) -> Result<bool> {
-    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {command:?}"))?;
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {command:?}"))?;
     let mut reader = BufReader::new(child.stdout.take().context("a child without a standard output")?);
     let mut buffer = Vec::new();
     while reader.read_until(b'\n', &mut buffer).context("cannot read what the command prints")? > 0 {
@@ -83,7 +85,8 @@ pub(crate) fn watch(command: &mut Command, mut line: impl FnMut(&str)) -> Result
 
 /// The command as a person would name it: its program and first argument.
 fn name(command: &Command) -> String {
-    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let program =
+        Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
     match command.get_args().next() {
         Some(first) => format!("`{program} {}`", first.to_string_lossy()),
         None => format!("`{program}`"),
@@ -104,7 +107,9 @@ mod tests {
     #[test]
     fn watching_hands_over_each_line() {
         let mut lines = Vec::new();
-        let done = watch(Command::new("sh").args(["-c", "echo one; printf two; exit 1"]), |line| lines.push(line.to_owned()));
+        let done = watch(Command::new("sh").args(["-c", "echo one; printf two; exit 1"]), |line| {
+            lines.push(line.to_owned())
+        });
         assert!(!done.unwrap());
         assert_eq!(lines, ["one", "two"]);
     }

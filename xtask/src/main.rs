@@ -1,12 +1,14 @@
 //! The commands of a contributor, one module each: `cargo xtask help`.
 
+mod bench;
 mod command;
 mod doc;
 mod ebpf;
 mod install;
 mod test;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::Parser;
 
 /// What a contributor runs; each command installs what it misses, and says so.
@@ -16,12 +18,22 @@ enum Task {
     Ebpf(ebpf::Options),
     Test(test::Options),
     Doc(doc::Options),
+    Bench(bench::Options),
 }
 
-fn main() -> Result<()> {
-    match Task::parse() {
+fn main() -> ExitCode {
+    let outcome = match Task::parse() {
         Task::Ebpf(options) => ebpf::run(&options),
-        Task::Test(options) => test::run(&options),
+        Task::Test(options) => return test::run(&options),
         Task::Doc(options) => doc::run(&options),
+        Task::Bench(options) => bench::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // Without the backtrace: the message says what to do.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

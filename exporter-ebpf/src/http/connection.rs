@@ -11,7 +11,7 @@ use aya_ebpf::{
 
 use super::{
     DEFAULT_ROUTES, RouteKey, RouteLine, detail,
-    head::{HEAD, Method},
+    head::{HEAD, Method, TARGET},
     route::{Hash, Route},
 };
 use crate::{
@@ -54,7 +54,12 @@ pub(super) struct Connection {
     pub(super) phase: u8,
     /// Segments seen that were no HTTP.
     pub(super) strikes: u8,
-    reserved: [u8; 10],
+    /// Where the target begins in the request line that is being read.
+    target: u8,
+    reserved: u8,
+    /// Always 0, which the verifier does not know: what is computed with it is unknown to it, and a loop is then verified once
+    /// rather than once for every value that it could tell.
+    zero: u64,
 }
 const _: () = assert!(size_of::<Connection>() == 64);
 
@@ -110,7 +115,10 @@ pub(super) unsafe fn begin(
         }
         (*this).start = now;
         (*this).method = method as u8;
-        let route = route(line, available);
+        // By way of memory, for the same reason.
+        core::ptr::write_volatile(&raw mut (*this).target, line.target as u8);
+        let target = core::ptr::read_volatile(&raw const (*this).target);
+        let route = route(line, usize::from(target), available, core::ptr::read_volatile(&raw const (*this).zero));
         if route != (*this).route {
             (*this).route = if route == 0 { 0 } else { admit((*this).slot, route, line) };
         }
@@ -120,14 +128,17 @@ pub(super) unsafe fn begin(
 
 /// The hash of the route of a request line of which `available` bytes are there; 0 if its target goes on in another segment.
 #[inline(always)]
-fn route(line: &RouteLine, available: u32) -> u64 {
-    let mut route = Route::new(Hash::new());
-    let mut at = line.target as usize;
-    while at < HEAD {
-        if !route.push(line.bytes[at]) {
+fn route(line: &RouteLine, target: usize, available: u32, zero: u64) -> u64 {
+    let mut route = Route::opaque(Hash::opaque(zero), zero);
+    if target > HEAD - TARGET {
+        return 0;
+    }
+    let mut i = 0;
+    while i < TARGET {
+        if !route.push(line.bytes[target + i]) {
             return route.finish(false).value();
         }
-        at += 1;
+        i += 1;
     }
     if (available as usize) < HEAD {
         count(Loss::RequestLineSplit);

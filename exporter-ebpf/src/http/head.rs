@@ -5,6 +5,9 @@
 /// How many bytes of a segment are looked at.
 pub const HEAD: usize = 96;
 
+/// How many bytes of a target are looked at: what is left after the longest method and its space.
+pub const TARGET: usize = HEAD - 8;
+
 /// A request method of RFC 9110 or RFC 5789.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

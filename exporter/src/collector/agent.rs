@@ -1,12 +1,12 @@
 //! The agent's own health: verdicts and cost of its probes, fill of its maps, losses, its own CPU and memory.
 
-use std::{collections::HashMap, fs, os::fd::AsRawFd as _};
+use std::{collections::HashMap, fs};
 
 use exporter_ebpf::loss::{LOSSES, Loss};
 
 use super::Context;
 use crate::{
-    probes::{self, Probes, State},
+    probes::{Probes, State},
     series::Series,
     snapshot::{Kind, Metric, Snapshot},
     sys::{self, MappedArray},
@@ -121,8 +121,6 @@ pub static METRICS: &[&Metric] = &[
 /// What the agent tells of itself.
 pub struct Health {
     losses: Option<MappedArray<u64>>,
-    /// Kernel memory of maps, which does not change.
-    maps: Vec<(String, u64)>,
     kernel: String,
 }
 
@@ -130,16 +128,8 @@ impl Health {
     /// Takes the map of losses; without the object there is none.
     pub fn new(probes: &mut Probes) -> Self {
         let losses = probes.array(LOSSES).ok();
-        let maps = probes.object().map(probes::maps).unwrap_or_default();
-        let charged = |fd: i32| {
-            let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-            text.lines().find_map(|line| line.strip_prefix("memlock:"))?.trim().parse().ok()
-        };
-        let mut maps: Vec<_> =
-            maps.into_iter().filter_map(|(name, fd)| Some((name, charged(fd.as_raw_fd())?))).collect();
-        maps.sort();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
-        Self { losses, maps, kernel }
+        Self { losses, kernel }
     }
 
     /// How often each thing was lost so far.
@@ -164,7 +154,7 @@ impl Health {
                 family.value(&[], &[verdict.signal, verdict.program, state.as_str()], is);
             }
         }
-        self.cost(probes, out);
+        Self::cost(probes, out);
         let mut family = out.family(&CAPACITY);
         family.value(&[], &["SLOTS"], f64::from(context.owners.len() as u32));
         family.value(&[], &["ROWS"], f64::from(context.series.map_or(0, Series::capacity)));
@@ -195,7 +185,7 @@ impl Health {
         process(out);
     }
 
-    fn cost(&self, probes: &Probes, out: &mut Snapshot) {
+    fn cost(probes: &Probes, out: &mut Snapshot) {
         let Some(object) = probes.object() else { return };
         let mut programs: Vec<_> =
             object.programs().filter_map(|(name, program)| Some((name, program.info().ok()?))).collect();
@@ -211,7 +201,7 @@ impl Health {
             }
         }
         let mut family = out.family(&MEMORY);
-        for (name, bytes) in &self.maps {
+        for (name, bytes) in probes.map_memory() {
             family.value(&[], &["map", name], *bytes as f64);
         }
         for (name, info) in &programs {

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use exporter_ebpf::{
     http::{
-        CONNECTIONS, FLUSH, ROUTES, RouteKey, RouteLine, SIGNAL, parse_detail,
+        CONNECTIONS, FLUSH, ROUTES, RouteKey, RouteLine, SIGNAL,
+        head::TARGET,
+        parse_detail,
         route::{Route, Text},
     },
     series::Family,
@@ -104,8 +106,8 @@ impl Collect {
 
 /// The route of a request line: what the kernel hashed, as text.
 pub fn name(line: &RouteLine) -> String {
-    let mut route = Route::new(Text::<{ 2 * exporter_ebpf::http::head::HEAD }>::new());
-    for &byte in line.bytes.iter().skip(line.target as usize) {
+    let mut route = Route::new(Text::new());
+    for &byte in line.bytes.iter().skip(line.target as usize).take(TARGET) {
         if !route.push(byte) {
             return route.finish(false).as_str().to_owned();
         }

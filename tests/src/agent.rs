@@ -1,0 +1,135 @@
+//! The real agent, as a process.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use crate::{process::signal, scrape::Scrape, wait};
+
+/// A running `podmeter agent`; ended by SIGKILL when dropped, which leaves nothing attached.
+#[derive(Debug)]
+pub struct Agent {
+    /// The process.
+    pub child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// The binary, which lies where cargo puts it, beside the tests.
+///
+/// # Panics
+/// When it was not built.
+pub fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("our own path");
+    let binary = test.ancestors().nth(2).expect("target/PROFILE/deps").join("podmeter");
+    assert!(binary.exists(), "{} is not there: run `cargo build --package podmeter` first", binary.display());
+    binary
+}
+
+impl Agent {
+    /// Starts the agent on a free port of loopback, and waits until it serves.
+    ///
+    /// # Panics
+    /// When it does not, with what it logged.
+    pub fn start(flags: &[&str]) -> Self {
+        Self::start_by(&mut Command::new(binary()), flags)
+    }
+
+    /// As [`Self::start`], by a command that becomes the binary in its own way (other user, other name).
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_by(command: &mut Command, flags: &[&str]) -> Self {
+        let mut child = command
+            .args(["agent", "--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(flags)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the agent");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let address = loop {
+            let Some(Ok(line)) = lines.next() else {
+                panic!("the agent ended: {:?}\n{}", child.wait(), log.lock().expect("ours").join("\n"));
+            };
+            let found =
+                line.split("\"address\":\"").nth(1).and_then(|rest| rest.split('"').next()?.parse().ok());
+            log.lock().expect("ours").push(line);
+            if let Some(address) = found {
+                break address;
+            }
+        };
+        let kept = log.clone();
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).for_each(|line| kept.lock().expect("ours").push(line))
+        });
+        Self { child, address, log }
+    }
+
+    /// GETs a path: the status code and the body.
+    ///
+    /// # Panics
+    /// When the agent does not answer.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).expect("the agent listens");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: podmeter\r\nConnection: close\r\n\r\n").expect("sent");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        assert!(
+            !head.to_ascii_lowercase().contains("transfer-encoding: chunked"),
+            "chunks are not decoded here"
+        );
+        (status, body.to_owned())
+    }
+
+    /// Scrapes once.
+    ///
+    /// # Panics
+    /// When the status is not 200.
+    pub fn scrape(&self) -> Scrape {
+        let (status, body) = self.get("/metrics");
+        assert_eq!(status, 200, "{body}");
+        Scrape(body)
+    }
+
+    /// Scrapes until `wanted` says yes: for what the kernel tells with a delay of its own.
+    ///
+    /// # Panics
+    /// When that never comes.
+    pub fn scrape_until(&self, what: &str, wanted: impl Fn(&Scrape) -> bool) -> Scrape {
+        wait::until(what, || Some(self.scrape()).filter(&wanted))
+    }
+
+    /// Sends a signal, named without SIG, and waits for the end.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn stop(mut self, name: &str) -> ExitStatus {
+        signal(self.child.id(), name);
+        self.child.wait().expect("our own child")
+    }
+
+    /// What it logged so far.
+    ///
+    /// # Panics
+    /// Never: the lock is ours.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().expect("ours").clone()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}

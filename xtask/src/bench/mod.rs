@@ -1,0 +1,131 @@
+//! `cargo xtask bench`: what podmeter costs on this machine, beside what it aims at and what its peers cost.
+//!
+//! Method: each figure is the median over rounds, with the lowest and the highest. Rounds interleave what they compare, in
+//! an order that changes, because a machine drifts; where podmeter is compared with nothing, a process that does nothing is
+//! compared as well, to show what the noise is. Everything is on loopback, bounded in time, and removed in the end.
+//!
+//! This depends on no package of ours, so that `cargo xtask ebpf` compiles when podmeter does not.
+
+mod agent;
+mod container;
+mod empty;
+mod idle;
+mod load;
+mod machine;
+mod nginx;
+mod programs;
+mod report;
+mod scrape;
+mod sys;
+mod traffic;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::{
+    command::{find, is_root},
+    install,
+};
+use report::Report;
+
+/// Measure what podmeter costs here: run time of its programs, throughput of nginx, scrapes, idling.
+///
+/// Needs root and two CPUs. Builds podmeter for release, and starts and stops it as it measures. Meanwhile other work on
+/// the machine is noise in the figures: the background load is measured first, and printed with them.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// What to measure.
+    #[arg(value_enum, default_value_t = What::All)]
+    what: What,
+    /// How many rounds; figures are medians over them [default: programs 5, nginx 6, scrape 5, idle 3].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// How long each load runs in a round, in seconds [default: programs 2, nginx 4, idle 20].
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: Option<u32>,
+    /// Print the table for the README.
+    #[arg(long)]
+    markdown: bool,
+    /// Measure this binary, such as that of another version, instead of building one.
+    #[arg(long, value_name = "PATH")]
+    podmeter: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Nanoseconds per run of each program, net of an empty one at the same hook.
+    Programs,
+    /// nginx: requests per second and CPU per request, with the agent and without.
+    Nginx,
+    /// CPU, time and bytes of a scrape of 200 containers, and memory.
+    Scrape,
+    /// CPU of the agent while nobody scrapes.
+    Idle,
+    /// All of these.
+    All,
+}
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug)]
+struct Effort {
+    rounds: u32,
+    seconds: u32,
+}
+
+/// What the loads need, and the Debian package that each comes from.
+const TOOLS: [(&str, &str); 4] =
+    [("nginx", "nginx-light"), ("wrk", "wrk"), ("taskset", "util-linux"), ("dd", "coreutils")];
+
+/// How many containers there are while scraping and idling, as in the comparison with the peers.
+const CONTAINERS: usize = 200;
+
+/// Measures and prints.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if !is_root() {
+        bail!(
+            "this loads programs into the kernel and makes cgroups: run it as root, `sudo cargo xtask bench`"
+        );
+    }
+    let cpus = machine::cpus()?;
+    if cpus < 2 {
+        bail!("there is one CPU here: server and client need one each, so take a machine with two or more");
+    }
+    let missing = TOOLS.iter().filter(|(program, _)| find(program).is_none());
+    let missing: Vec<_> = missing.map(|&(_, package)| package).collect();
+    if !missing.is_empty() {
+        install::packages(&missing, "by the benchmark")?;
+    }
+    sys::catch_signals();
+    let podmeter = match &options.podmeter {
+        Some(path) => path.canonicalize().with_context(|| format!("there is no {}", path.display()))?,
+        None => agent::build()?,
+    };
+    let mut report = Report::new(machine::describe(cpus)?);
+    let unattached = agent::unattached(&podmeter)?;
+    if !unattached.is_empty() {
+        let text = format!("NOT ATTACHED on this machine, and so in no figure: {}.", unattached.join(", "));
+        eprintln!("{text}");
+        report.note(text);
+    }
+    let effort = |rounds, seconds| Effort {
+        rounds: options.rounds.unwrap_or(rounds),
+        seconds: options.seconds.unwrap_or(seconds),
+    };
+    let wants = |what| options.what == what || options.what == What::All;
+    if wants(What::Programs) {
+        programs::run(&podmeter, effort(5, 2), &mut report)?;
+    }
+    if wants(What::Nginx) {
+        nginx::run(&podmeter, effort(6, 4), &mut report)?;
+    }
+    if wants(What::Scrape) {
+        scrape::run(&podmeter, effort(5, 0), &mut report)?;
+    }
+    if wants(What::Idle) {
+        idle::run(&podmeter, effort(3, 20), &mut report)?;
+    }
+    print!("{}", if options.markdown { report.markdown() } else { report.text() });
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! nginx with one worker on CPU 0, and wrk on CPU 1: a worst case, with both CPUs full.
+
+use std::{
+    env, fs,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    container::{Container, Containers},
+    machine::{Process, pause},
+    sys,
+};
+use crate::command::{find, output};
+
+/// The size of the file for bulk transfer.
+const BULK: usize = 1 << 20;
+
+/// A server and a client, each in a container of its own.
+pub(super) struct Traffic {
+    nginx: Process,
+    /// The server's container.
+    pub(super) server: Container,
+    client: Container,
+    address: SocketAddr,
+    folder: PathBuf,
+}
+
+/// What wrk did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Requests {
+    pub(super) total: f64,
+    pub(super) per_second: f64,
+}
+
+impl Traffic {
+    /// Starts the server, and waits until it serves.
+    pub(super) fn start(containers: &mut Containers) -> Result<Self> {
+        let (server, client) = (containers.add()?, containers.add()?);
+        let folder = env::temp_dir().join(format!("podmeter-bench-{}", std::process::id()));
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        fs::write(folder.join("bulk"), vec![b'x'; BULK])
+            .context("cannot write the file for bulk transfer")?;
+        // The port is free a moment later, too: the kernel gives out others first.
+        let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+        let address = address.context("no free port on loopback")?;
+        let at = folder.display().to_string();
+        let (file, log) = (format!("{at}/nginx.conf"), format!("{at}/error.log"));
+        fs::write(&file, configuration(&at, address)).context("cannot write nginx's configuration")?;
+        let program = find("nginx").context("nginx is missing: install nginx-light")?.display().to_string();
+        let mut command =
+            server.command(&["taskset", "-c", "0", &program, "-e", &log, "-p", &at, "-c", &file]);
+        let nginx = Process(command.stdout(Stdio::null()).spawn().context("cannot start nginx")?);
+        let this = Self { nginx, server, client, address, folder };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(address).is_err() {
+            if Instant::now() > deadline {
+                bail!("nginx does not serve; it said: {}", fs::read_to_string(log).unwrap_or_default());
+            }
+            pause(Duration::from_millis(20))?;
+        }
+        Ok(this)
+    }
+
+    /// Runs wrk for so long, over 32 connections that are kept.
+    pub(super) fn run(&self, path: &str, seconds: u32) -> Result<Requests> {
+        pause(Duration::ZERO)?;
+        let (duration, url) = (format!("-d{seconds}"), format!("http://{}{path}", self.address));
+        let wrk = ["taskset", "-c", "1", "wrk", "-t1", "-c32", &duration, &url];
+        let text = output(&mut self.client.command(&wrk))?;
+        pause(Duration::ZERO)?;
+        if text.contains("Non-2xx") || text.contains("Socket errors") {
+            bail!("wrk met errors:\n{text}");
+        }
+        parse(&text).with_context(|| format!("wrk printed something new:\n{text}"))
+    }
+
+    /// The CPU time that nginx used so far.
+    pub(super) fn cpu(&self) -> Result<Duration> {
+        sys::cpu_time(self.nginx.id())
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            eprintln!("remove {} by hand: {error}", self.folder.display());
+        }
+    }
+}
+
+/// One process, so that its CPU time is all there is.
+fn configuration(folder: &str, address: SocketAddr) -> String {
+    let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let paths = paths.map(|name| format!("{name}_temp_path {folder};\n")).concat();
+    format!(
+        "daemon off;\nmaster_process off;\npid {folder}/pid;\nevents {{ worker_connections 256; }}\n\
+         http {{\naccess_log off;\nsendfile on;\nkeepalive_requests 1000000000;\n{paths}\
+         server {{\nlisten {address};\nlocation / {{ return 200 \"ok\"; }}\n\
+         location /bulk {{ root {folder}; }}\n}}\n}}\n"
+    )
+}
+
+/// wrk's `  273457 requests in 4.00s, 38.86MB read` and `Requests/sec:  68360.12`.
+fn parse(text: &str) -> Option<Requests> {
+    let total = text.lines().find_map(|line| line.split_once(" requests in "))?.0.trim().parse().ok()?;
+    let per_second = text.lines().find_map(|line| line.strip_prefix("Requests/sec:"))?.trim().parse().ok()?;
+    Some(Requests { total, per_second })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_wrk_prints() {
+        let text =
+            "Running 1s test @ http://x\n  12345 requests in 1.10s, 1.73MB read\nRequests/sec:  11222.50\n";
+        assert_eq!(parse(text), Some(Requests { total: 12345.0, per_second: 11222.5 }));
+        assert_eq!(parse("unable to connect"), None);
+    }
+}

@@ -1,0 +1,126 @@
+//! The steps of `cargo xtask test`, in their order.
+
+use std::{env, process::Command};
+
+use anyhow::{Result, bail};
+
+use super::{
+    Options,
+    report::{Report, Tally},
+};
+use crate::{
+    command::{cargo, find, is_root, output, root, run as run_command, succeeds, watch},
+    doc,
+    ebpf::{self, Warnings},
+    install::{self, Tool},
+};
+
+/// Checks licences, sources and duplicates of the dependencies.
+const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
+
+/// What the live tests run, and the Debian package that each comes from.
+const LIVE_TOOLS: [(&str, &str); 6] = [
+    ("wrk", "wrk"),
+    ("nginx", "nginx-light"),
+    ("prometheus", "prometheus"),
+    ("bpftool", "bpftool"),
+    ("ip", "iproute2"),
+    ("curl", "curl"),
+];
+
+/// Where the live tests are.
+const LIVE: [&str; 4] = ["test", "--package=podmeter-tests", "--test=live", "--no-fail-fast"];
+
+/// Runs them up to the first that fails.
+pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
+    let filter = options.filter.as_deref();
+    let live = !options.no_live && is_root();
+    if live {
+        report.step("tools of the live tests", |_| live_tools())?;
+    }
+    if filter.is_none() {
+        report.step("the checked-in object is current", |_| current_object())?;
+    }
+    let warnings = if filter.is_none() { Warnings::Deny } else { Warnings::Allow };
+    report.step("rebuild the object", |_| ebpf::rebuild(warnings))?;
+    if filter.is_none() {
+        report.step("format", |_| run_command(&mut cargo(["fmt", "--all", "--check"])?))?;
+        let clippy = ["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"];
+        report.step("lints", |_| run_command(&mut cargo(clippy)?))?;
+        report.step("dependencies", |_| dependencies())?;
+        report.step("METRICS.md is current", |_| doc::run(&doc::Options { check: true }))?;
+    }
+    report.step("tests", |tally| tests(&["test", "--workspace", "--no-fail-fast"], filter, false, tally))?;
+    if live {
+        report.step("live tests", |tally| tests(&LIVE, filter, true, tally))?;
+    } else {
+        report.step("live tests: SKIPPED", |tally| skip_live(options, tally))?;
+    }
+    if let Some(filter) = filter
+        && report.tally == Tally::default()
+    {
+        bail!("no test has {filter} in its name");
+    }
+    Ok(())
+}
+
+fn live_tools() -> Result<()> {
+    let missing = LIVE_TOOLS.iter().filter(|(program, _)| find(program).is_none());
+    let packages: Vec<_> = missing.map(|&(_, package)| package).collect();
+    if packages.is_empty() { Ok(()) } else { install::packages(&packages, "by the live tests") }
+}
+
+/// A stale object is a person's next commit, but in CI it is what would have been shipped.
+fn current_object() -> Result<()> {
+    match ebpf::check() {
+        Err(error) if env::var_os("CI").is_none() => {
+            println!("NOT CURRENT, to be rebuilt: {error:#}");
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// cargo-deny, with as much as can be had: the advisories are in a database that it fetches from the network.
+fn dependencies() -> Result<()> {
+    let deny = DENY.ensure("to check the dependencies", |_| ())?;
+    let deny = |arguments: &[&str]| -> Result<Command> {
+        let mut command = Command::new(&deny);
+        command.current_dir(root()?).args(arguments);
+        Ok(command)
+    };
+    let advisories = succeeds(&mut deny(&["fetch", "db"])?);
+    if !advisories {
+        println!(
+            "ADVISORIES SKIPPED: their database cannot be fetched here; bans, licences and sources are checked"
+        );
+    }
+    let checks: &[_] = if advisories { &["all"] } else { &["bans", "licenses", "sources"] };
+    run_command(deny(&["--workspace", "check", "--hide-inclusion-graph"])?.args(checks))
+}
+
+fn tests(arguments: &[&str], filter: Option<&str>, one_by_one: bool, tally: &mut Tally) -> Result<()> {
+    let mut command = cargo(arguments)?;
+    command.arg("--").args(filter);
+    if one_by_one {
+        command.arg("--test-threads=1");
+    }
+    if !watch(&mut command, |line| tally.add(line))? {
+        bail!("`cargo {}` failed; what it printed is above", arguments.join(" "));
+    }
+    Ok(())
+}
+
+/// Says why, and counts what was not run.
+fn skip_live(options: &Options, tally: &mut Tally) -> Result<()> {
+    let why = if options.no_live {
+        "as --no-live asks"
+    } else {
+        "they need root: run this as root for the whole truth"
+    };
+    let list = output(cargo(LIVE)?.args(["--", "--list"]).args(&options.filter))?;
+    let count = list.lines().filter(|line| line.ends_with(": test")).count();
+    println!("{count} LIVE TESTS SKIPPED, {why}");
+    tally.skipped += u64::try_from(count)?;
+    Ok(())
+}
