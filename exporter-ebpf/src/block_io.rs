@@ -74,10 +74,7 @@ impl Detail {
 #[cfg(target_arch = "bpf")]
 mod probe {
     use aya_ebpf::{
-        Global,
-        helpers::bpf_ktime_get_ns,
-        macros::btf_tracepoint,
-        programs::BtfTracePointContext,
+        Global, helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
     };
 
     use super::Detail;
@@ -155,7 +152,8 @@ mod probe {
                 minor: load(disk, &DISK_MINOR),
                 operation: load::<u32>(request, &REQUEST_FLAGS) as u8,
             };
-            let key = SeriesKey { slot: slot(id), family: Family::BlockIo as u32, detail: detail.pack(), route: 0 };
+            let key =
+                SeriesKey { slot: slot(id), family: Family::BlockIo as u32, detail: detail.pack(), route: 0 };
             // A request may complete in parts; the last has all that remains.
             (key, load::<u64>(request, &REQUEST_START), load::<u32>(request, &REQUEST_DATA_LEN) == done)
         };

@@ -233,9 +233,8 @@ pub(crate) mod probe {
         let cgroup: *const u8 = ctx.arg(0);
         let path: *const u8 = ctx.arg(1);
         // SAFETY: argument 0 is a BTF pointer to struct cgroup.
-        let (hierarchy, id) = unsafe {
-            (load::<u32>(load(cgroup, &CGROUP_ROOT), &CGROUP_ROOT_HIERARCHY_ID), id(cgroup))
-        };
+        let (hierarchy, id) =
+            unsafe { (load::<u32>(load(cgroup, &CGROUP_ROOT), &CGROUP_ROOT_HIERARCHY_ID), id(cgroup)) };
         if hierarchy > 31 || HIERARCHIES.load() & (1 << hierarchy) == 0 {
             return;
         }

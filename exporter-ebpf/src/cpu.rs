@@ -46,12 +46,18 @@ pub const SIGNAL: Signal = Signal {
                 ID_FIELDS[0],
                 ID_FIELDS[1],
                 Field { global: "CGROUP_SUBSYS", source: Source::Offset("cgroup", &["subsys"]) },
-                Field { global: "CPU_CGRP_ID", source: Source::Enumerator("cgroup_subsys_id", "cpu_cgrp_id") },
+                Field {
+                    global: "CPU_CGRP_ID",
+                    source: Source::Enumerator("cgroup_subsys_id", "cpu_cgrp_id"),
+                },
                 Field {
                     global: "TASK_GROUP_PERIOD",
                     source: Source::Offset("task_group", &["cfs_bandwidth.period"]),
                 },
-                Field { global: "TASK_GROUP_QUOTA", source: Source::Offset("task_group", &["cfs_bandwidth.quota"]) },
+                Field {
+                    global: "TASK_GROUP_QUOTA",
+                    source: Source::Offset("task_group", &["cfs_bandwidth.quota"]),
+                },
                 Field {
                     global: "TASK_GROUP_NR_PERIODS",
                     source: Source::Offset("task_group", &["cfs_bandwidth.nr_periods"]),

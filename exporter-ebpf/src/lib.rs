@@ -6,7 +6,10 @@
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch))]
 #![cfg_attr(
     target_arch = "bpf",
-    expect(internal_features, reason = "core::sync::atomic has no add on the BPF target: it lacks compare-and-swap")
+    expect(
+        internal_features,
+        reason = "core::sync::atomic has no add on the BPF target: it lacks compare-and-swap"
+    )
 )]
 
 pub mod block_io;
@@ -85,4 +88,5 @@ pub enum Source {
 }
 
 /// Every signal, in the order of the documentation. `cgroup` comes first: the others charge to the slots that it keeps.
-pub const SIGNALS: &[&Signal] = &[&cgroup::SIGNAL, &cpu::SIGNAL, &memory::SIGNAL, &block_io::SIGNAL, &http::SIGNAL];
+pub const SIGNALS: &[&Signal] =
+    &[&cgroup::SIGNAL, &cpu::SIGNAL, &memory::SIGNAL, &block_io::SIGNAL, &http::SIGNAL];

@@ -23,7 +23,10 @@ pub const SIGNAL: Signal = Signal {
             ID_FIELDS[0],
             ID_FIELDS[1],
             Field { global: "CGROUP_SUBSYS", source: Source::Offset("cgroup", &["subsys"]) },
-            Field { global: "MEMORY_CGRP_ID", source: Source::Enumerator("cgroup_subsys_id", "memory_cgrp_id") },
+            Field {
+                global: "MEMORY_CGRP_ID",
+                source: Source::Enumerator("cgroup_subsys_id", "memory_cgrp_id"),
+            },
             Field { global: "MEMCG_USAGE", source: Source::Offset("mem_cgroup", &["memory.usage"]) },
             Field { global: "MEMCG_MAX", source: Source::Offset("mem_cgroup", &["memory.max"]) },
             Field { global: "MEMCG_WATERMARK", source: Source::Offset("mem_cgroup", &["memory.watermark"]) },
@@ -81,10 +84,7 @@ layout! {
 #[cfg(target_arch = "bpf")]
 mod probe {
     use aya_ebpf::{
-        Global,
-        btf_maps::PerCpuArray,
-        helpers::generated::bpf_probe_read_kernel,
-        macros::btf_map,
+        Global, btf_maps::PerCpuArray, helpers::generated::bpf_probe_read_kernel, macros::btf_map,
     };
 
     use super::Memory;

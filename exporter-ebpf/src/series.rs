@@ -96,7 +96,8 @@ pub(crate) mod kernel {
     /// The row of a key, made at first sight; 0 (never a row) when there is none left.
     #[inline(always)]
     pub(crate) fn find(key: &SeriesKey) -> u32 {
-        let mixed = (key.route ^ key.detail ^ (u64::from(key.slot) << 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mixed =
+            (key.route ^ key.detail ^ (u64::from(key.slot) << 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let at = (mixed >> 52) as u32 & (CACHE_ENTRIES as u32 - 1);
         let Some(cached) = SERIES_CACHE.get_ptr_mut(at) else { return 0 };
         // SAFETY: an array element, one word, which is read and written whole.

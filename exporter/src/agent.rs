@@ -1,7 +1,6 @@
 //! `podmeter agent`: puts the parts together, and runs until told to stop.
 
 use std::{
-    fs,
     os::fd::AsFd as _,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,6 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use aya_log::EbpfLogger;
+use exporter_ebpf::{SIGNALS, cgroup};
 use prometheus::proto::MetricFamily;
 use tokio::{
     net::TcpListener,
@@ -21,7 +21,7 @@ use tracing::{Level, debug, info, warn};
 
 use crate::{
     cgroup::{layout::Layout, tree::Tree},
-    collector::{Collector, Context, agent::Health, block_io, cpu, http as requests, memory, owners},
+    collector::{COLLECTORS, Collector, Start, agent::Health},
     config::Agent,
     http::{self, Source},
     probes::{Plan, Probes, State},
@@ -40,9 +40,9 @@ const LIVE: Duration = Duration::from_secs(20);
 /// # Errors
 /// When it cannot listen. A probe that cannot be had is no error.
 pub async fn run(config: Agent) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}; choose another address with --listen", config.listen))?;
+    let listener = TcpListener::bind(config.listen).await.with_context(|| {
+        format!("cannot listen on {}; choose another address with --listen", config.listen)
+    })?;
     let started = Instant::now();
     let registry = tokio::task::spawn_blocking(move || build(&config)).await?;
     report(&registry.probes);
@@ -70,9 +70,9 @@ pub fn build(config: &Agent) -> Registry {
             "no cgroup v2 hierarchy here: CPU and HTTP cannot be told apart by container; mount it, or point --cgroupfs at it"
         );
     }
-    let mut signals: std::collections::BTreeSet<_> = config.signals.iter().map(|signal| signal.name()).collect();
-    // The ground that the others stand on.
-    signals.insert(exporter_ebpf::cgroup::SIGNAL.name);
+    // `cgroup` is no signal of its own to the user, but the ground that the others stand on.
+    let names = SIGNALS.iter().map(|signal| signal.name);
+    let signals = names.filter(|name| *name == cgroup::SIGNAL.name || config.wants(name)).collect();
     let btf = config.sysfs.join("kernel/btf/vmlinux");
     let root = layout.v2().map(|v2| v2.root.clone());
     let (cgroups, rows) = (config.max_cgroups, config.max_histograms);
@@ -106,55 +106,27 @@ pub fn build(config: &Agent) -> Registry {
     probes.attach(&plan);
     let mut tree = Tree::new(layout);
     tree.walk();
-    let events = probes.is_attached("cgroup_mkdir").then(|| probes.take(exporter_ebpf::cgroup::CGROUP_EVENTS).ok());
+    let events = probes.is_attached("cgroup_mkdir").then(|| probes.take(cgroup::CGROUP_EVENTS).ok());
     let health = Health::new(&mut probes);
-    let collectors = collectors(config, &mut probes, &tree, counters.as_ref());
+    let collectors =
+        collectors(&mut Start { probes: &mut probes, tree: &tree, counters: counters.as_ref(), config });
     Registry { tree, probes, events: events.flatten(), counters, collectors, health, lost_events: 0 }
 }
 
-fn collectors(
-    config: &Agent,
-    probes: &mut Probes,
-    tree: &Tree,
-    counters: Option<&(Slots, Series)>,
-) -> Vec<Box<dyn Collector>> {
-    let mut collectors: Vec<Box<dyn Collector>> = Vec::new();
-    let mut keep = |name: &str, collector: anyhow::Result<Box<dyn Collector>>| match collector {
-        Ok(collector) => collectors.push(collector),
-        Err(error) => warn!(signal = name, "not collected: {error:#}"),
-    };
-    let wants = |signal: &exporter_ebpf::Signal| config.signals.iter().any(|wanted| wanted.name() == signal.name);
-    if probes.is_attached("cpu_switch") {
-        let built = cpu::Collect::new(probes, tree, cpus(config)).map(|mut cpu| {
-            if let Some((slots, series)) = counters {
-                let (owners, _) = owners(slots, tree);
-                cpu.seed(&Context { tree, owners: &owners, series: Some(series) });
-            }
-            Box::new(cpu) as Box<dyn Collector>
-        });
-        keep("cpu", built);
+/// Builds a collector for every signal that is wanted and whose required probes are attached.
+fn collectors(start: &mut Start<'_>) -> Vec<Box<dyn Collector>> {
+    let mut built = Vec::new();
+    for entry in COLLECTORS.iter().filter(|entry| start.config.wants(entry.signal.name)) {
+        let probes = entry.signal.probes.iter().filter(|probe| probe.required);
+        if !probes.into_iter().all(|probe| start.probes.is_attached(probe.program)) {
+            continue;
+        }
+        match (entry.new)(start) {
+            Ok(collector) => built.push(collector),
+            Err(error) => warn!(signal = entry.signal.name, "not collected: {error:#}"),
+        }
     }
-    // Its files say what its iterator says: it needs no probe.
-    if wants(&exporter_ebpf::memory::SIGNAL) {
-        keep("memory", Ok(Box::new(memory::Collect::new(probes, tree))));
-    }
-    if probes.is_attached("block_complete") {
-        keep("block_io", Ok(Box::new(block_io::Collect::new(config.sysfs.clone()))));
-    }
-    if probes.is_attached("http_ingress") && probes.is_attached("http_egress") {
-        keep("http", requests::Collect::new(probes).map(|http| Box::new(http) as Box<dyn Collector>));
-    }
-    collectors
-}
-
-/// The CPUs that there can be, from a list such as `0-3,8`; those that are offline are passed over later.
-fn cpus(config: &Agent) -> Vec<u32> {
-    let text = fs::read_to_string(config.sysfs.join("devices/system/cpu/possible")).unwrap_or_default();
-    let ranges = text.trim().split(',').filter_map(|range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        Some(first.parse().ok()?..=last.parse().ok()?)
-    });
-    ranges.flatten().collect()
+    built
 }
 
 /// One line per probe that is not attached, and a tally.

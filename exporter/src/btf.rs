@@ -64,14 +64,15 @@ impl Btf {
                 let name = name.to_owned();
                 this.names.entry(name).or_default().push(id);
             }
-            at += 12 + match kind {
-                1 | 14 | 17 => 4,
-                3 => 12,
-                STRUCT | UNION | 15 | ENUM64 => 12 * count,
-                ENUM | FUNC_PROTO => 8 * count,
-                2 | 7..=12 | 16 | 18 => 0,
-                _ => return Err(Error::Malformed("a kind of type that is not known")),
-            };
+            at += 12
+                + match kind {
+                    1 | 14 | 17 => 4,
+                    3 => 12,
+                    STRUCT | UNION | 15 | ENUM64 => 12 * count,
+                    ENUM | FUNC_PROTO => 8 * count,
+                    2 | 7..=12 | 16 | 18 => 0,
+                    _ => return Err(Error::Malformed("a kind of type that is not known")),
+                };
         }
         Ok(this)
     }
@@ -214,16 +215,16 @@ mod tests {
             strings.windows(needle.len()).position(|window| window == needle).unwrap() as u32 + 1
         };
         let types: Vec<u32> = [
-            vec![0, 1 << 24, 4, 32],                                             // 1: int
-            vec![0, 4 << 24 | 1, 4, at("y"), 1, 0],                              // 2: anonymous struct
-            vec![at("b"), 4 << 24 | 1, 8, at("w"), 1, 32],                       // 3: struct b, w at 4
+            vec![0, 1 << 24, 4, 32],                                                 // 1: int
+            vec![0, 4 << 24 | 1, 4, at("y"), 1, 0],                                  // 2: anonymous struct
+            vec![at("b"), 4 << 24 | 1, 8, at("w"), 1, 32],                           // 3: struct b, w at 4
             vec![at("a"), 4 << 24 | 3, 16, at("x"), 1, 0, 0, 2, 32, at("z"), 3, 64], // 4: struct a
-            vec![at("e"), 6 << 24 | 1, 4, at("E"), 7],                           // 5: enum e
-            vec![0, 2 << 24, 4],                                                 // 6: struct a *
-            vec![0, 2 << 24, 0],                                                 // 7: void *
-            vec![0, 13 << 24 | 3, 0, 0, 7, 0, 1, 0, 6],                          // 8: (void *, int, struct a *)
-            vec![0, 2 << 24, 8],                                                 // 9: pointer to it
-            vec![at("btf_trace_t"), 8 << 24, 9],                                 // 10
+            vec![at("e"), 6 << 24 | 1, 4, at("E"), 7],                               // 5: enum e
+            vec![0, 2 << 24, 4],                                                     // 6: struct a *
+            vec![0, 2 << 24, 0],                                                     // 7: void *
+            vec![0, 13 << 24 | 3, 0, 0, 7, 0, 1, 0, 6], // 8: (void *, int, struct a *)
+            vec![0, 2 << 24, 8],                        // 9: pointer to it
+            vec![at("btf_trace_t"), 8 << 24, 9],        // 10
         ]
         .concat();
         let mut out = Vec::new();

@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 
-use crate::telemetry::LogFormat;
+use crate::{collector::COLLECTORS, telemetry::LogFormat};
 
 /// Per-container CPU, memory, block I/O and request latency from eBPF, as Prometheus metrics.
 #[derive(Debug, Parser)]
@@ -38,9 +38,10 @@ pub struct Agent {
         env = "PODMETER_SIGNALS",
         value_name = "SIGNAL",
         value_delimiter = ',',
-        default_value = "cpu,memory,block_io,http"
+        value_parser = PossibleValuesParser::new(signals()),
+        default_values = signals()
     )]
-    pub signals: Vec<Signal>,
+    pub signals: Vec<String>,
 
     /// Where procfs is mounted; in a container, the host's.
     #[arg(long, env = "PODMETER_PROCFS", value_name = "DIR", default_value = "/proc")]
@@ -81,30 +82,16 @@ pub struct Agent {
     pub log_format: LogFormat,
 }
 
-/// A signal that can be switched on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Signal {
-    /// On-CPU time, run-queue waits, throttling.
-    Cpu,
-    /// Working set, usage, limits, faults, OOM kills, pressure.
-    Memory,
-    /// Bytes, operations and latency of block devices.
-    #[value(name = "block_io")]
-    BlockIo,
-    /// Requests and their latency.
-    Http,
+impl Agent {
+    /// Whether the user wants a signal.
+    pub fn wants(&self, signal: &str) -> bool {
+        self.signals.iter().any(|wanted| wanted == signal)
+    }
 }
 
-impl Signal {
-    /// The name that the kernel half has for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => exporter_ebpf::cpu::SIGNAL.name,
-            Self::Memory => exporter_ebpf::memory::SIGNAL.name,
-            Self::BlockIo => exporter_ebpf::block_io::SIGNAL.name,
-            Self::Http => exporter_ebpf::http::SIGNAL.name,
-        }
-    }
+/// The signals that can be wanted.
+fn signals() -> impl Iterator<Item = &'static str> {
+    COLLECTORS.iter().map(|entry| entry.signal.name)
 }
 
 /// Parses the command line. Help and version are printed and end the program; so does a mistake, with one line that says what
@@ -115,9 +102,9 @@ impl Signal {
 pub fn parse(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, String> {
     use clap::error::ErrorKind;
     Cli::try_parse_from(arguments).map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            error.exit()
-        }
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
         _ => one_line(&error.to_string()),
     })
 }
@@ -151,8 +138,7 @@ mod tests {
     #[test]
     fn defaults_measure_everything() {
         let Command::Agent(agent) = parse("podmeter agent").unwrap().command;
-        let names: Vec<_> = agent.signals.iter().map(|signal| signal.name()).collect();
-        assert_eq!(names, ["cpu", "memory", "block_io", "http"]);
+        assert_eq!(agent.signals, ["cpu", "memory", "block_io", "http"]);
         assert!(agent.listen.ip().is_loopback());
     }
 

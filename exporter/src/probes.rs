@@ -13,7 +13,8 @@ use aya::{
     Ebpf, EbpfLoader, Endianness, Pod,
     maps::{Map, MapData},
     programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Iter, Program, ProgramError, RawTracePoint,
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Iter, Program, ProgramError,
+        RawTracePoint,
     },
 };
 use exporter_ebpf::{Hook, Probe, SIGNALS};
@@ -43,7 +44,8 @@ pub enum State {
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 5] = [Self::Attached, Self::Disabled, Self::Degraded, Self::Unsupported, Self::Failed];
+    pub const ALL: [Self; 5] =
+        [Self::Attached, Self::Disabled, Self::Degraded, Self::Unsupported, Self::Failed];
 
     /// The name in the `state` label.
     pub fn as_str(self) -> &'static str {
@@ -107,7 +109,9 @@ impl Probes {
         for signal in SIGNALS {
             for probe in signal.probes {
                 let refused = if plan.signals.contains(signal.name) {
-                    resolve(probe, btf.as_ref(), &mut globals).err().map(|reason| (State::Unsupported, reason))
+                    resolve(probe, btf.as_ref(), &mut globals)
+                        .err()
+                        .map(|reason| (State::Unsupported, reason))
                 } else {
                     Some((State::Disabled, "switched off".to_owned()))
                 };
@@ -173,7 +177,8 @@ impl Probes {
         name: &str,
     ) -> anyhow::Result<T> {
         let ebpf = self.ebpf.as_mut().ok_or_else(|| anyhow!("the eBPF object is not loaded"))?;
-        let map = ebpf.take_map(name).with_context(|| format!("map {name} is not in the object, or taken"))?;
+        let map =
+            ebpf.take_map(name).with_context(|| format!("map {name} is not in the object, or taken"))?;
         T::try_from(map).with_context(|| format!("map {name}"))
     }
 
@@ -183,7 +188,9 @@ impl Probes {
     /// As [`Self::take`], or when the kernel refuses.
     pub fn array<T: Pod>(&mut self, name: &str) -> anyhow::Result<MappedArray<T>> {
         let ebpf = self.ebpf.as_ref().ok_or_else(|| anyhow!("the eBPF object is not loaded"))?;
-        let Some(Map::Array(data)) = ebpf.map(name) else { return Err(anyhow!("array {name} is not in the object")) };
+        let Some(Map::Array(data)) = ebpf.map(name) else {
+            return Err(anyhow!("array {name} is not in the object"));
+        };
         let len = data.info()?.max_entries();
         MappedArray::new(data.fd().as_fd(), len).with_context(|| format!("mapping {name}"))
     }
@@ -211,7 +218,11 @@ impl Probes {
     ///
     /// # Errors
     /// When it is not loaded, or those of `f`.
-    pub fn with_fd<R>(&self, program: &str, f: impl FnOnce(BorrowedFd<'_>) -> anyhow::Result<R>) -> anyhow::Result<R> {
+    pub fn with_fd<R>(
+        &self,
+        program: &str,
+        f: impl FnOnce(BorrowedFd<'_>) -> anyhow::Result<R>,
+    ) -> anyhow::Result<R> {
         let found = self.ebpf.as_ref().and_then(|ebpf| ebpf.program(program));
         let fd = found.with_context(|| format!("program {program} is not in the object"))?.fd()?;
         f(fd.as_fd())
@@ -245,7 +256,8 @@ fn resolve(
     btf: Result<&Btf, &String>,
     globals: &mut BTreeMap<&'static str, u32>,
 ) -> Result<(), String> {
-    let needs_btf = !probe.fields.is_empty() || !matches!(probe.hook, Hook::CgroupSkbIngress | Hook::CgroupSkbEgress);
+    let needs_btf =
+        !probe.fields.is_empty() || !matches!(probe.hook, Hook::CgroupSkbIngress | Hook::CgroupSkbEgress);
     let btf = match btf {
         Ok(btf) => btf,
         Err(reason) if needs_btf => return Err(format!("no kernel BTF: {reason}")),
@@ -326,10 +338,15 @@ fn explain(error: &anyhow::Error) -> String {
         let said = said.filter(|line| !statistics.iter().any(|start| line.starts_with(start)));
         let tail: Vec<_> = said.collect::<Vec<_>>().into_iter().rev().take(3).collect();
         let tail = tail.into_iter().rev().collect::<Vec<_>>().join(" | ");
-        return format!("the kernel refuses the program: {io_error}{}{tail}", if tail.is_empty() { "" } else { ": " });
+        return format!(
+            "the kernel refuses the program: {io_error}{}{tail}",
+            if tail.is_empty() { "" } else { ": " }
+        );
     }
     let denied = error.chain().any(|cause| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
     });
     let hint = if denied { " (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or root)" } else { "" };
     let text = error.chain().map(ToString::to_string).collect::<Vec<_>>();

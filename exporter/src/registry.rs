@@ -107,7 +107,9 @@ impl Registry {
     }
 
     fn owners(&self) -> (Vec<Option<usize>>, u64) {
-        self.counters.as_ref().map_or_else(|| (Vec::new(), 0), |(slots, _)| collector::owners(slots, &self.tree))
+        self.counters
+            .as_ref()
+            .map_or_else(|| (Vec::new(), 0), |(slots, _)| collector::owners(slots, &self.tree))
     }
 
     /// Lets go of what has been shown for the last time.

@@ -2,7 +2,10 @@
 //!
 //! aya 0.14 has no mapping of arrays, no link for an iterator with a target, and no run of a raw tracepoint program on a
 //! chosen CPU.
-#![expect(unsafe_code, reason = "the one place: see the module's documentation; the crate denies it elsewhere")]
+#![expect(
+    unsafe_code,
+    reason = "the one place: see the module's documentation; the crate denies it elsewhere"
+)]
 
 use std::{
     fs::File,
@@ -204,7 +207,8 @@ impl IterLink {
     /// # Errors
     /// When the kernel refuses or the read fails.
     pub fn read(&self, out: &mut Vec<u8>) -> io::Result<()> {
-        let mut attributes = uapi::IterCreate { link_fd: self.0.as_fd().as_raw_fd() as u32, ..Default::default() };
+        let mut attributes =
+            uapi::IterCreate { link_fd: self.0.as_fd().as_raw_fd() as u32, ..Default::default() };
         let fd = bpf(uapi::BPF_ITER_CREATE, &mut attributes)?;
         // SAFETY: a new descriptor that is nobody else's.
         let mut file = unsafe { File::from_raw_fd(fd) };
@@ -215,7 +219,8 @@ impl IterLink {
                 Ok(0) => return Ok(()),
                 Ok(n) => out.extend_from_slice(&chunk[..n]),
                 // The kernel gives way after a million objects in one read.
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error),
             }
         }

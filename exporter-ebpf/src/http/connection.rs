@@ -118,7 +118,8 @@ pub(super) unsafe fn begin(
         // By way of memory, for the same reason.
         core::ptr::write_volatile(&raw mut (*this).target, line.target as u8);
         let target = core::ptr::read_volatile(&raw const (*this).target);
-        let route = route(line, usize::from(target), available, core::ptr::read_volatile(&raw const (*this).zero));
+        let route =
+            route(line, usize::from(target), available, core::ptr::read_volatile(&raw const (*this).zero));
         if route != (*this).route {
             (*this).route = if route == 0 { 0 } else { admit((*this).slot, route, line) };
         }

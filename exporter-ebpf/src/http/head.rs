@@ -124,7 +124,7 @@ pub fn start(head: &[u8; HEAD]) -> Start {
 #[inline(always)]
 pub fn status(head: &[u8; 16]) -> u16 {
     let first = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
-    let second = u32::from_le_bytes([head[4], head[5], head[6], head[7] & 0]);
+    let second = u32::from_le_bytes([head[4], head[5], head[6], 0]);
     if first != token(b"HTTP") || second != token(b"/1.\0") || head[8] != b' ' {
         return 0;
     }
@@ -167,7 +167,9 @@ mod tests {
         assert_eq!(start(&head(b"HTTP/2 200\r\n")), Start::Other);
         assert_eq!(start(&head(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")), Start::Http2);
         assert_eq!(start(&head(&[22, 3, 1, 2, 0, 1])), Start::Tls);
-        for text in ["GETX /", "GET", "get / HTTP/1.1", "POSTAL /", "DELETED /", "", "SSH-2.0-OpenSSH", "GET  /"] {
+        for text in
+            ["GETX /", "GET", "get / HTTP/1.1", "POSTAL /", "DELETED /", "", "SSH-2.0-OpenSSH", "GET  /"]
+        {
             assert_eq!(start(&head(text.as_bytes())), Start::Other, "{text}");
         }
         assert_eq!(start(&head(b"OPTIONS * HTTP/1.1")), Start::Request(Method::Options, 8));
@@ -179,7 +181,15 @@ mod tests {
         assert_eq!(status(&short("HTTP/1.1 200 OK\r\n")), 200);
         assert_eq!(status(&short("HTTP/1.0 404 Not")), 404);
         assert_eq!(status(&short("HTTP/1.1 599")), 599);
-        for text in ["HTTP/1.1 600 X", "HTTP/1.1 099 X", "HTTP/1.1 2x0 X", "HTTP/1.1  200", "HTTP/2 200", "", "GET / HTTP/1.1"] {
+        for text in [
+            "HTTP/1.1 600 X",
+            "HTTP/1.1 099 X",
+            "HTTP/1.1 2x0 X",
+            "HTTP/1.1  200",
+            "HTTP/2 200",
+            "",
+            "GET / HTTP/1.1",
+        ] {
             assert_eq!(status(&short(text)), 0, "{text}");
         }
     }

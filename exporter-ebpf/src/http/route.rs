@@ -162,7 +162,8 @@ impl Segment {
         const KINDS: u64 = LOWER | UPPER | DOT | HYPHEN | NO_HEX;
         // The seventh bit of a kind is 1 if there is a byte of it; the product has these bits side by side at its top.
         let present = (self.0 + 63 * KINDS) & 64 * KINDS;
-        let key = present.wrapping_mul(1 << 43 | 1 << 37 | 1 << 31 | 1 << 25 | 1 << 19) >> 59 << 2 | self.0 / DIGIT & 3;
+        let key = present.wrapping_mul(1 << 43 | 1 << 37 | 1 << 31 | 1 << 25 | 1 << 19) >> 59 << 2
+            | self.0 / DIGIT & 3;
         self.0 / BYTE >= LIMITS[key as usize] as u64
     }
 }

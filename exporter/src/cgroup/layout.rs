@@ -86,7 +86,10 @@ impl Layout {
 
     /// A bit for each hierarchy's number, for the kernel half.
     pub fn bits(&self) -> u32 {
-        self.hierarchies.iter().filter(|hierarchy| hierarchy.id < 32).fold(0, |bits, hierarchy| bits | 1 << hierarchy.id)
+        self.hierarchies
+            .iter()
+            .filter(|hierarchy| hierarchy.id < 32)
+            .fold(0, |bits, hierarchy| bits | 1 << hierarchy.id)
     }
 
     /// Whether the block controller is on a v1 hierarchy.
@@ -115,7 +118,8 @@ pub fn id(directory: &Path) -> std::io::Result<u64> {
 mod tests {
     use super::*;
 
-    const HYBRID: &str = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t1\t1\t1\ncpuacct\t2\t1\t1\nmemory\t4\t15\t1\n";
+    const HYBRID: &str =
+        "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t1\t1\t1\ncpuacct\t2\t1\t1\nmemory\t4\t15\t1\n";
     const UNIFIED: &str = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t0\t99\t1\nmemory\t0\t99\t1\n";
 
     #[test]

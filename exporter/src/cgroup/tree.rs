@@ -137,9 +137,10 @@ impl Tree {
                 }
             }
             let seen: HashSet<u64> = found.iter().map(|(id, _)| *id).collect();
-            let gone = self.nodes.iter().filter(|((of, id), node)| {
-                *of == index && node.died.is_none() && !seen.contains(id)
-            });
+            let gone = self
+                .nodes
+                .iter()
+                .filter(|((of, id), node)| *of == index && node.died.is_none() && !seen.contains(id));
             let gone: Vec<_> = gone.map(|(&key, _)| key).collect();
             for key in gone {
                 self.remove(key, 0);
@@ -280,9 +281,9 @@ impl Tree {
     /// Ends a scrape: what died before it began has now been shown once more, and is released.
     pub fn release(&mut self) -> Vec<Released> {
         let scrape = self.scrape;
-        let (ready, dying) = std::mem::take(&mut self.dying)
-            .into_iter()
-            .partition(|key| self.nodes.get(key).is_none_or(|node| node.died.is_some_and(|died| died <= scrape)));
+        let (ready, dying) = std::mem::take(&mut self.dying).into_iter().partition(|key| {
+            self.nodes.get(key).is_none_or(|node| node.died.is_some_and(|died| died <= scrape))
+        });
         self.dying = dying;
         self.scrape += 1;
         let ready: Vec<NodeKey> = ready;
@@ -380,7 +381,11 @@ mod tests {
         tree.remove((1, 8), 2);
         tree.remove((1, 7), 1);
         tree.release();
-        assert_eq!(tree.graves().iter().map(|grave| grave.oom_kills).collect::<Vec<_>>(), [3], "v1 counts each cgroup's own");
+        assert_eq!(
+            tree.graves().iter().map(|grave| grave.oom_kills).collect::<Vec<_>>(),
+            [3],
+            "v1 counts each cgroup's own"
+        );
         tree.add((1, 9), "/system.slice/a.service");
         assert!(tree.graves().is_empty());
         assert_eq!(tree.all().next().unwrap().1.oom_kills, 3);

@@ -19,7 +19,13 @@ macro_rules! metric {
     };
 }
 
-metric!(BUILD, "podmeter_build_info", Gauge, &["version", "kernel"], "Always 1: the agent's version and the kernel's.");
+metric!(
+    BUILD,
+    "podmeter_build_info",
+    Gauge,
+    &["version", "kernel"],
+    "Always 1: the agent's version and the kernel's."
+);
 metric!(
     PROBE,
     "podmeter_probe_state",
@@ -86,15 +92,15 @@ metric!(
     &["id", "container_id", "pod_uid", "runtime", "unit"],
     "Always 1: what the path of the cgroup tells."
 );
-metric!(CPU, "podmeter_process_cpu_seconds_total", Counter, &[], "CPU time that the agent consumed in user space and in system calls.");
-metric!(RSS, "podmeter_process_resident_memory_bytes", Gauge, &[], "The agent's resident memory.");
 metric!(
-    FDS,
-    "podmeter_process_open_fds",
-    Gauge,
+    CPU,
+    "podmeter_process_cpu_seconds_total",
+    Counter,
     &[],
-    "File descriptors that the agent has open."
+    "CPU time that the agent consumed in user space and in system calls."
 );
+metric!(RSS, "podmeter_process_resident_memory_bytes", Gauge, &[], "The agent's resident memory.");
+metric!(FDS, "podmeter_process_open_fds", Gauge, &[], "File descriptors that the agent has open.");
 /// Judges a collector; the registry emits it.
 pub static SUCCESS: Metric = Metric {
     name: "podmeter_collector_success",
@@ -114,8 +120,24 @@ pub static DURATION: Metric = Metric {
 
 /// The metrics of the agent itself.
 pub static METRICS: &[&Metric] = &[
-    &BUILD, &PROBE, &RUN_TIME, &RUNS, &MEMORY, &CAPACITY, &ENTRIES, &LOST, &CGROUPS, &UNRESOLVED, &WALKS, &UNREADABLE,
-    &CONTAINER, &CPU, &RSS, &FDS, &SUCCESS, &DURATION,
+    &BUILD,
+    &PROBE,
+    &RUN_TIME,
+    &RUNS,
+    &MEMORY,
+    &CAPACITY,
+    &ENTRIES,
+    &LOST,
+    &CGROUPS,
+    &UNRESOLVED,
+    &WALKS,
+    &UNREADABLE,
+    &CONTAINER,
+    &CPU,
+    &RSS,
+    &FDS,
+    &SUCCESS,
+    &DURATION,
 ];
 
 /// What the agent tells of itself.
@@ -145,7 +167,14 @@ impl Health {
     }
 
     /// Emits everything but the judgements on collectors.
-    pub fn collect(&self, probes: &Probes, context: &Context<'_>, slots: u32, unresolved: u64, out: &mut Snapshot) {
+    pub fn collect(
+        &self,
+        probes: &Probes,
+        context: &Context<'_>,
+        slots: u32,
+        unresolved: u64,
+        out: &mut Snapshot,
+    ) {
         out.family(&BUILD).value(&[], &[env!("CARGO_PKG_VERSION"), &self.kernel], 1.0);
         let mut family = out.family(&PROBE);
         for verdict in probes.verdicts() {
@@ -177,7 +206,8 @@ impl Health {
         for (_, workload) in tree.shown() {
             let text = |value: &Option<String>| value.clone().unwrap_or_default();
             let runtime = workload.runtime.map_or("", |runtime| runtime.as_str());
-            let (container, pod, unit) = (text(&workload.container_id), text(&workload.pod_uid), text(&workload.unit));
+            let (container, pod, unit) =
+                (text(&workload.container_id), text(&workload.pod_uid), text(&workload.unit));
             if !(container.is_empty() && pod.is_empty() && unit.is_empty()) {
                 family.value(&[], &[&workload.path, &container, &pod, runtime, &unit], 1.0);
             }

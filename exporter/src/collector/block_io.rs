@@ -7,7 +7,7 @@ use exporter_ebpf::{
     series::Family,
 };
 
-use super::{Collector, Context};
+use super::{Collector, Context, Start};
 use crate::{
     series::{Key, Sum},
     snapshot::{Kind, Metric, Snapshot},
@@ -53,18 +53,21 @@ pub const LATENCY_BOUNDS: [u64; 14] = [
     10_000_000_000,
 ];
 
+/// Builds the collector.
+///
+/// # Errors
+/// Never.
+pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
+    Ok(Box::new(Collect { sysfs: start.config.sysfs.clone(), devices: HashMap::new() }))
+}
+
 /// The collector.
-pub struct Collect {
+struct Collect {
     sysfs: PathBuf,
     devices: HashMap<(u32, u32), String>,
 }
 
 impl Collect {
-    /// Device names come from `sysfs`.
-    pub fn new(sysfs: PathBuf) -> Self {
-        Self { sysfs, devices: HashMap::new() }
-    }
-
     /// The device's node, as cAdvisor has it: `/dev/sda`; the numbers where sysfs does not know it (any more).
     fn device(&mut self, detail: Detail) -> String {
         let numbers = (detail.major, detail.minor);

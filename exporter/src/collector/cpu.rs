@@ -1,13 +1,18 @@
 //! CPU: on-CPU time, run-queue waits, CFS throttling. The kernel half is `exporter-ebpf/src/cpu.rs`.
 
-use std::{collections::HashMap, fs, os::fd::{AsFd as _, OwnedFd}};
+use std::{
+    collections::HashMap,
+    fs,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
 
 use exporter_ebpf::{
     cpu::{BANDWIDTH, Bandwidth, CPU, Cpu, SETTLE, SIGNAL},
     series::Family,
 };
 
-use super::{Collector, Context};
+use super::{Collector, Context, Start, owners};
 use crate::{
     cgroup::tree::{Released, Tree, Workload, WorkloadId},
     probes::Probes,
@@ -86,8 +91,31 @@ pub const WAIT_BOUNDS: [u64; 13] = [
     10_000_000_000,
 ];
 
+/// Builds the collector.
+///
+/// # Errors
+/// When the map of the slots' CPU time cannot be had.
+pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
+    let mut this = Collect::new(start.probes, start.tree, possible_cpus(&start.config.sysfs))?;
+    if let Some((slots, series)) = start.counters {
+        let (owners, _) = owners(slots, start.tree);
+        this.seed(&Context { tree: start.tree, owners: &owners, series: Some(series) });
+    }
+    Ok(Box::new(this))
+}
+
+/// The CPUs that there can be, from a list such as `0-3,8`; those that are offline are passed over later.
+fn possible_cpus(sysfs: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(sysfs.join("devices/system/cpu/possible")).unwrap_or_default();
+    let ranges = text.trim().split(',').filter_map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    });
+    ranges.flatten().collect()
+}
+
 /// The collector.
-pub struct Collect {
+struct Collect {
     cpu: MappedArray<Cpu>,
     settle: Option<(OwnedFd, Vec<u32>)>,
     bandwidth: Option<IterLink>,
@@ -99,12 +127,9 @@ pub struct Collect {
 }
 
 impl Collect {
-    /// Takes the signal's maps. `cpus` are the CPUs that are online.
-    ///
-    /// # Errors
-    /// When the map of the slots' CPU time cannot be had.
-    pub fn new(probes: &mut Probes, tree: &Tree, cpus: Vec<u32>) -> anyhow::Result<Self> {
-        let settle = probes.is_attached(SETTLE).then(|| probes.with_fd(SETTLE, |fd| Ok(fd.try_clone_to_owned()?)));
+    fn new(probes: &mut Probes, tree: &Tree, cpus: Vec<u32>) -> anyhow::Result<Self> {
+        let settle =
+            probes.is_attached(SETTLE).then(|| probes.with_fd(SETTLE, |fd| Ok(fd.try_clone_to_owned()?)));
         let settle = settle.transpose()?.map(|fd| (fd, cpus));
         let root = tree.layout().cpu.map(|index| tree.layout().hierarchies[index].root.clone());
         let bandwidth = match root.filter(|_| probes.is_attached(BANDWIDTH)) {
@@ -123,7 +148,7 @@ impl Collect {
     }
 
     /// Takes over the kernel's account of what each workload had consumed before. Once, after attaching.
-    pub fn seed(&mut self, context: &Context<'_>) {
+    fn seed(&mut self, context: &Context<'_>) {
         self.settle();
         let counted = self.counted(context);
         let total: u64 = counted.values().sum();
@@ -165,7 +190,8 @@ impl Collect {
         let mut family = out.family(&USAGE);
         let v2 = context.tree.layout().v2;
         // A cgroup of another hierarchy alone has no tasks that are charged to it: its time is not known.
-        let charged = |workload: &Workload| workload.nodes.iter().any(|(hierarchy, _)| Some(*hierarchy) == v2);
+        let charged =
+            |workload: &Workload| workload.nodes.iter().any(|(hierarchy, _)| Some(*hierarchy) == v2);
         for (id, workload) in context.tree.all().filter(|(_, workload)| charged(workload)) {
             let own = counted.get(&id).copied();
             let nanos = match (&*workload.path, own) {
@@ -256,8 +282,12 @@ fn field(text: &str, name: &str) -> Option<u64> {
 
 /// What [`Bandwidth`] has, from the files: two per workload, for kernels without `iter/cgroup`.
 fn from_files(tree: &Tree) -> Vec<(WorkloadId, Bandwidth)> {
-    let Some(hierarchy) = tree.layout().cpu.map(|index| &tree.layout().hierarchies[index]) else { return Vec::new() };
-    let read = |workload: &Workload, name: &str| fs::read_to_string(hierarchy.directory(&workload.path).join(name)).ok();
+    let Some(hierarchy) = tree.layout().cpu.map(|index| &tree.layout().hierarchies[index]) else {
+        return Vec::new();
+    };
+    let read = |workload: &Workload, name: &str| {
+        fs::read_to_string(hierarchy.directory(&workload.path).join(name)).ok()
+    };
     let limited = tree.shown().filter_map(|(id, workload)| {
         let stat = read(workload, "cpu.stat")?;
         let bandwidth = if hierarchy.is_v2() {
@@ -300,7 +330,8 @@ mod tests {
 
     #[test]
     fn files_of_both_versions_say_the_same() {
-        let v2 = parse_v2("50000 100000\n", "usage_usec 7\nnr_periods 20\nnr_throttled 5\nthrottled_usec 1500\n");
+        let v2 =
+            parse_v2("50000 100000\n", "usage_usec 7\nnr_periods 20\nnr_throttled 5\nthrottled_usec 1500\n");
         let v1 = parse_v1("50000\n", "100000\n", "nr_periods 20\nnr_throttled 5\nthrottled_time 1500000\n");
         assert!(v2.is_some());
         assert_eq!(v2, v1);

@@ -13,7 +13,7 @@ use exporter_ebpf::{
     series::Family,
 };
 
-use super::{Collector, Context};
+use super::{Collector, Context, Start};
 use crate::{
     cgroup::tree::Released,
     probes::Probes,
@@ -62,8 +62,16 @@ pub const DURATION_BOUNDS: [u64; 14] = [
 /// The route of requests beyond a cgroup's budget of routes, and of those whose target is not in one segment.
 const OTHER: &str = "other";
 
+/// Builds the collector.
+///
+/// # Errors
+/// When the map of routes cannot be had.
+pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
+    Ok(Box::new(Collect::new(start.probes)?))
+}
+
 /// The collector.
-pub struct Collect {
+struct Collect {
     flush: Option<IterLink>,
     routes: BpfHashMap<MapData, RouteKey, RouteLine>,
     /// The texts of the routes, by slot and hash.
@@ -71,11 +79,7 @@ pub struct Collect {
 }
 
 impl Collect {
-    /// Takes the signal's maps.
-    ///
-    /// # Errors
-    /// When the map of routes cannot be had.
-    pub fn new(probes: &mut Probes) -> anyhow::Result<Self> {
+    fn new(probes: &mut Probes) -> anyhow::Result<Self> {
         let flush = if probes.is_attached(FLUSH) {
             let link = probes.iter_map(FLUSH, CONNECTIONS);
             link.inspect_err(|error| {
@@ -97,7 +101,9 @@ impl Collect {
             return text.clone();
         }
         // A hash without its line is of a cgroup whose slot was given anew in this moment.
-        let Ok(line) = self.routes.get(&RouteKey { route, slot, reserved: 0 }, 0) else { return OTHER.to_owned() };
+        let Ok(line) = self.routes.get(&RouteKey { route, slot, reserved: 0 }, 0) else {
+            return OTHER.to_owned();
+        };
         let text = name(&line);
         self.texts.insert((slot, route), text.clone());
         text

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use exporter_ebpf::memory::{Memory, READ, SIGNAL};
 
 use self::vmstats::Order;
-use super::{Collector, Context, pressure};
+use super::{Collector, Context, Start, pressure};
 use crate::{
     cgroup::tree::{Tree, WorkloadId},
     probes::Probes,
@@ -35,10 +35,28 @@ metric!(MAX_USAGE, "container_memory_max_usage_bytes", Gauge, &[], "The highest 
 metric!(RSS, "container_memory_rss", Gauge, &[], "Anonymous memory in bytes.");
 metric!(CACHE, "container_memory_cache", Gauge, &[], "Page cache in bytes.");
 metric!(MAPPED, "container_memory_mapped_file", Gauge, &[], "Memory-mapped files in bytes.");
-metric!(ACTIVE_FILE, "container_memory_total_active_file_bytes", Gauge, &[], "The active part of the page cache.");
-metric!(INACTIVE_FILE, "container_memory_total_inactive_file_bytes", Gauge, &[], "The inactive part of the page cache.");
+metric!(
+    ACTIVE_FILE,
+    "container_memory_total_active_file_bytes",
+    Gauge,
+    &[],
+    "The active part of the page cache."
+);
+metric!(
+    INACTIVE_FILE,
+    "container_memory_total_inactive_file_bytes",
+    Gauge,
+    &[],
+    "The inactive part of the page cache."
+);
 metric!(SWAP, "container_memory_swap", Gauge, &[], "Swap used in bytes. Only with cgroup v2.");
-metric!(FAILCNT, "container_memory_failcnt", Counter, &[], "How often usage hit the limit. Only with cgroup v1.");
+metric!(
+    FAILCNT,
+    "container_memory_failcnt",
+    Gauge,
+    &[],
+    "How often usage hit the limit. Only with cgroup v1. A count, but cAdvisor's name for it is not one of a counter."
+);
 metric!(
     FAILURES,
     "container_memory_failures_total",
@@ -55,10 +73,36 @@ metric!(
 );
 metric!(LIMIT, "container_spec_memory_limit_bytes", Gauge, &[], "The memory limit; 0 is none.");
 
+static SOURCE: Metric = Metric {
+    name: "podmeter_memory_source",
+    kind: Kind::Gauge,
+    help: "1 for where memory was read in this scrape: from the kernel's counters in one go (iterator), or from the cgroups' files.",
+    labels: &["source"],
+    per_container: false,
+};
+
 /// The metrics of this signal.
 pub static METRICS: &[&Metric] = &[
-    &USAGE, &WORKING_SET, &MAX_USAGE, &RSS, &CACHE, &MAPPED, &ACTIVE_FILE, &INACTIVE_FILE, &SWAP, &FAILCNT, &FAILURES, &OOM,
+    &USAGE,
+    &WORKING_SET,
+    &MAX_USAGE,
+    &RSS,
+    &CACHE,
+    &MAPPED,
+    &ACTIVE_FILE,
+    &INACTIVE_FILE,
+    &SWAP,
+    &FAILCNT,
+    &FAILURES,
+    &OOM,
     &LIMIT,
+    &pressure::CPU_WAITING,
+    &pressure::CPU_STALLED,
+    &pressure::MEMORY_WAITING,
+    &pressure::MEMORY_STALLED,
+    &pressure::IO_WAITING,
+    &pressure::IO_STALLED,
+    &SOURCE,
 ];
 
 /// What the memory controller says of a cgroup and all below it; bytes unless said otherwise.
@@ -92,8 +136,16 @@ pub struct Values {
     pub oom_kills: u64,
 }
 
+/// Builds the collector; its files say what its iterator says, so it needs no probe.
+///
+/// # Errors
+/// Never.
+pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
+    Ok(Box::new(Collect::new(start.probes, start.tree)))
+}
+
 /// The collector.
-pub struct Collect {
+struct Collect {
     iterator: Option<IterLink>,
     order: Option<Order>,
     last: HashMap<WorkloadId, Values>,
@@ -102,18 +154,16 @@ pub struct Collect {
 
 impl Collect {
     /// Links the iterator, if the kernel has it.
-    pub fn new(probes: &mut Probes, tree: &Tree) -> Self {
+    fn new(probes: &mut Probes, tree: &Tree) -> Self {
         let root = tree.layout().memory.map(|index| tree.layout().hierarchies[index].root.clone());
         let iterator = root.filter(|_| probes.is_attached(READ)).and_then(|root| {
             let link = probes.iter_cgroup(READ, &root);
-            link.inspect_err(|error| probes.degrade(READ, format!("reading the cgroups' files instead: {error:#}"))).ok()
+            link.inspect_err(|error| {
+                probes.degrade(READ, format!("reading the cgroups' files instead: {error:#}"))
+            })
+            .ok()
         });
         Self { iterator, order: None, last: HashMap::new(), page: sys::page_size() }
-    }
-
-    /// Whether the last scrape read the kernel's counters in one go, rather than the files.
-    pub fn is_iterating(&self) -> bool {
-        self.order.is_some()
     }
 
     /// Reads every shown workload; OOM kills of v1's sub-cgroups are summed up.
@@ -216,6 +266,10 @@ impl Collector for Collect {
             family.value(&grave.labels, &[], grave.oom_kills as f64);
         }
         pressure::collect(context, out);
+        let mut family = out.family(&SOURCE);
+        for (source, is) in [("iterator", self.order.is_some()), ("files", self.order.is_none())] {
+            family.value(&[], &[source], f64::from(u8::from(is)));
+        }
         self.last = values;
         Ok(())
     }

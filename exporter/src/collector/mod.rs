@@ -7,10 +7,12 @@ pub mod http;
 pub mod memory;
 pub mod pressure;
 
-use exporter_ebpf::series::Family;
+use exporter_ebpf::{Signal, series::Family};
 
 use crate::{
     cgroup::tree::{Released, Tree, WorkloadId},
+    config::Agent,
+    probes::Probes,
     series::{Key, Series, Sum},
     slots::Slots,
     snapshot::{Metric, Snapshot},
@@ -63,20 +65,46 @@ pub struct Section {
     pub metrics: Vec<&'static Metric>,
 }
 
+/// What a collector is built from, after its probes have been attached.
+pub struct Start<'a> {
+    /// The kernel half.
+    pub probes: &'a mut Probes,
+    /// The cgroups, walked.
+    pub tree: &'a Tree,
+    /// The kernel's counters; none when the kernel half could not be loaded.
+    pub counters: Option<&'a (Slots, Series)>,
+    /// What the user wants.
+    pub config: &'a Agent,
+}
+
+/// A signal's entry in the list of collectors.
+pub struct Entry {
+    /// The kernel half.
+    pub signal: &'static Signal,
+    /// The metrics.
+    pub metrics: &'static [&'static Metric],
+    /// Builds the collector; called only when every required probe is attached.
+    pub new: fn(&mut Start<'_>) -> anyhow::Result<Box<dyn Collector>>,
+}
+
+/// Every collector, in the order of the documentation.
+pub static COLLECTORS: &[Entry] = &[
+    Entry { signal: &exporter_ebpf::cpu::SIGNAL, metrics: cpu::METRICS, new: cpu::new },
+    Entry { signal: &exporter_ebpf::memory::SIGNAL, metrics: memory::METRICS, new: memory::new },
+    Entry { signal: &exporter_ebpf::block_io::SIGNAL, metrics: block_io::METRICS, new: block_io::new },
+    Entry { signal: &exporter_ebpf::http::SIGNAL, metrics: http::METRICS, new: http::new },
+];
+
 /// Every metric, by signal, in the order of the documentation.
 pub fn catalogue() -> Vec<Section> {
-    let section = |signal: &exporter_ebpf::Signal, metrics: &[&'static [&'static Metric]]| Section {
-        signal: signal.name,
-        summary: signal.summary,
-        metrics: metrics.concat(),
-    };
-    vec![
-        section(&exporter_ebpf::cpu::SIGNAL, &[cpu::METRICS]),
-        section(&exporter_ebpf::memory::SIGNAL, &[memory::METRICS, pressure::METRICS]),
-        section(&exporter_ebpf::block_io::SIGNAL, &[block_io::METRICS]),
-        section(&exporter_ebpf::http::SIGNAL, &[http::METRICS]),
-        Section { signal: "podmeter", summary: "The agent's own health.", metrics: agent::METRICS.to_vec() },
-    ]
+    let signals = COLLECTORS.iter().map(|entry| Section {
+        signal: entry.signal.name,
+        summary: entry.signal.summary,
+        metrics: entry.metrics.to_vec(),
+    });
+    let own =
+        Section { signal: "podmeter", summary: "The agent's own health.", metrics: agent::METRICS.to_vec() };
+    signals.chain([own]).collect()
 }
 
 /// The slots' owners, and how many slots are of a cgroup that the tree does not know.

@@ -10,20 +10,37 @@ use crate::{
 
 macro_rules! metric {
     ($id:ident, $name:literal, $help:literal) => {
-        static $id: Metric = Metric { name: $name, kind: Kind::Counter, help: $help, labels: &[], per_container: true };
+        pub(super) static $id: Metric =
+            Metric { name: $name, kind: Kind::Counter, help: $help, labels: &[], per_container: true };
     };
 }
 
-metric!(CPU_WAITING, "container_pressure_cpu_waiting_seconds_total", "Time in which some task waited for a CPU.");
-metric!(CPU_STALLED, "container_pressure_cpu_stalled_seconds_total", "Time in which every task waited for a CPU.");
-metric!(MEMORY_WAITING, "container_pressure_memory_waiting_seconds_total", "Time in which some task waited for memory.");
-metric!(MEMORY_STALLED, "container_pressure_memory_stalled_seconds_total", "Time in which every task waited for memory.");
+metric!(
+    CPU_WAITING,
+    "container_pressure_cpu_waiting_seconds_total",
+    "Time in which some task waited for a CPU."
+);
+metric!(
+    CPU_STALLED,
+    "container_pressure_cpu_stalled_seconds_total",
+    "Time in which every task waited for a CPU."
+);
+metric!(
+    MEMORY_WAITING,
+    "container_pressure_memory_waiting_seconds_total",
+    "Time in which some task waited for memory."
+);
+metric!(
+    MEMORY_STALLED,
+    "container_pressure_memory_stalled_seconds_total",
+    "Time in which every task waited for memory."
+);
 metric!(IO_WAITING, "container_pressure_io_waiting_seconds_total", "Time in which some task waited for I/O.");
-metric!(IO_STALLED, "container_pressure_io_stalled_seconds_total", "Time in which every task waited for I/O.");
-
-/// The metrics of this file.
-pub static METRICS: &[&Metric] =
-    &[&CPU_WAITING, &CPU_STALLED, &MEMORY_WAITING, &MEMORY_STALLED, &IO_WAITING, &IO_STALLED];
+metric!(
+    IO_STALLED,
+    "container_pressure_io_stalled_seconds_total",
+    "Time in which every task waited for I/O."
+);
 
 const RESOURCES: [(&str, &Metric, &Metric); 3] = [
     ("cpu.pressure", &CPU_WAITING, &CPU_STALLED),

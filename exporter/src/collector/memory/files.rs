@@ -98,7 +98,8 @@ mod tests {
 
     const V1: &str = "cache 1\nrss 2\ntotal_cache 4096\ntotal_rss 8192\ntotal_mapped_file 100\ntotal_inactive_file 50\n\
                       total_active_file 60\ntotal_pgfault 7\ntotal_pgmajfault 1\n";
-    const V2: &str = "anon 8192\nfile 4096\nfile_mapped 100\ninactive_file 50\nactive_file 60\npgfault 7\npgmajfault 1\n";
+    const V2: &str =
+        "anon 8192\nfile 4096\nfile_mapped 100\ninactive_file 50\nactive_file 60\npgfault 7\npgmajfault 1\n";
 
     #[test]
     fn both_versions_say_the_same() {

@@ -57,9 +57,9 @@ pub fn find(tree: &Tree, hierarchy: HierarchyIndex, records: &[Memory], page: u6
     let known = records.iter().filter_map(|record| Some((record, workload(record)?)));
     // Those that say something: zeroes agree with everything.
     let telling = known.filter(|(record, workload)| record.usage > 0 && &*workload.path != "/");
-    let samples = telling.take(TRIED).filter_map(|(record, workload)| {
-        Some((record, files::values(tree, hierarchy, workload)?))
-    });
+    let samples = telling
+        .take(TRIED)
+        .filter_map(|(record, workload)| Some((record, files::values(tree, hierarchy, workload)?)));
     agree(&samples.collect::<Vec<_>>(), page)
 }
 
@@ -73,16 +73,23 @@ fn agree(samples: &[(&Memory, Values)], page: u64) -> Option<Order> {
             files.anon > 0
                 && files.file > 0
                 && files.faults > 0
-                && (own.anon, own.mapped, own.file, own.faults, own.major_faults, own.inactive_file, own.active_file)
-                    == (
-                        files.anon,
-                        files.mapped,
-                        files.file,
-                        files.faults,
-                        files.major_faults,
-                        files.inactive_file,
-                        files.active_file,
-                    )
+                && (
+                    own.anon,
+                    own.mapped,
+                    own.file,
+                    own.faults,
+                    own.major_faults,
+                    own.inactive_file,
+                    own.active_file,
+                ) == (
+                    files.anon,
+                    files.mapped,
+                    files.file,
+                    files.faults,
+                    files.major_faults,
+                    files.inactive_file,
+                    files.active_file,
+                )
         };
         samples.iter().filter(fits).count() >= AGREE
     });
@@ -95,8 +102,17 @@ mod tests {
     use super::*;
 
     fn record(seed: u64) -> Memory {
-        let mut record =
-            Memory { id: 1, usage: 9, max: 0, watermark: 0, failcnt: 0, swap: 0, oom_kills: 0, state: [0; STATE], events: [0; EVENTS] };
+        let mut record = Memory {
+            id: 1,
+            usage: 9,
+            max: 0,
+            watermark: 0,
+            failcnt: 0,
+            swap: 0,
+            oom_kills: 0,
+            state: [0; STATE],
+            events: [0; EVENTS],
+        };
         record.state = std::array::from_fn(|i| seed * 100 + i as u64);
         record.events = std::array::from_fn(|i| seed * 1000 + i as u64);
         record

@@ -3,7 +3,10 @@
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -11,8 +14,12 @@ use std::{
 /// How many requests came, those for `/count` not among them.
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
 
+/// Of the last long body that was sent.
+static SUM: Mutex<String> = Mutex::new(String::new());
+
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+const EMPTY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
 
 pub(super) fn run(listener: &TcpListener) {
@@ -109,9 +116,10 @@ fn answer(stream: &mut TcpStream, request: &Request) -> io::Result<bool> {
     let number = |word: &str| word.parse::<u64>().unwrap_or(0);
     match words[..] {
         ["count"] => plain(stream, request, "200 OK", &REQUESTS.load(Ordering::Relaxed).to_string())?,
+        ["sum"] => plain(stream, request, "200 OK", &SUM.lock().unwrap_or_else(PoisonError::into_inner))?,
         ["status", status] => plain(stream, request, &format!("{status} As Asked"), "asked\n")?,
         // The time of the request is that of the answer's last byte, with what the server does before it.
-        ["delay", millis] => {
+        ["delay", .., millis] => {
             thread::sleep(Duration::from_millis(number(millis)));
             plain(stream, request, "200 OK", "late\n")?;
         }
@@ -121,8 +129,10 @@ fn answer(stream: &mut TcpStream, request: &Request) -> io::Result<bool> {
             stream.write_all(b"b")?;
         }
         ["body", bytes] => {
-            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n")?;
-            super::send(stream, number(bytes) as usize)?;
+            stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n").as_bytes())?;
+            let sum = super::send(stream, number(bytes) as usize)?;
+            *SUM.lock().unwrap_or_else(PoisonError::into_inner) =
+                format!("{} {:016x}", sum.bytes, sum.value());
         }
         // Each chunk is a segment that looks like an answer of its own.
         ["chunked", chunks] => {
@@ -138,12 +148,14 @@ fn answer(stream: &mut TcpStream, request: &Request) -> io::Result<bool> {
             super::send(stream, 100_000)?;
             return Ok(false);
         }
+        ["early", "empty"] => plain(stream, request, "200 OK", "")?,
         ["early", "apart"] => {
             stream.write_all(HINTS.as_bytes())?;
             plain(stream, request, "200 OK", "")?;
         }
-        ["early", "joined"] => write!(stream, "{HINTS}HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?,
-        ["early", "continue"] => write!(stream, "{CONTINUE}HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?,
+        // In one segment.
+        ["early", "joined"] => stream.write_all([HINTS, EMPTY].concat().as_bytes())?,
+        ["early", "continue"] => stream.write_all([CONTINUE, EMPTY].concat().as_bytes())?,
         // Hints, and then nothing for as long as the client stays.
         ["hang"] => {
             stream.write_all(HINTS.as_bytes())?;

@@ -1,0 +1,159 @@
+//! CPU: against the cgroup's own cpu.stat and the scheduler's account of each process.
+
+use std::{process::Command, thread, time::Duration};
+
+use podmeter_tests::{agent::Agent, cgroup::Cgroup, process::Gated, scrape::Scrape, wait};
+
+const SPIN: [&str; 3] = ["/bin/sh", "-c", "while :; do :; done"];
+const USAGE: &str = "container_cpu_usage_seconds_total";
+const WAIT_COUNT: &str = "container_cpu_run_queue_latency_seconds_count";
+const WAIT_SUM: &str = "container_cpu_run_queue_latency_seconds_sum";
+
+/// What the kernel's account and ours may differ by, of what was consumed.
+const TOLERANCE: f64 = 0.001;
+
+/// The kernel's own account of the cgroup, seconds.
+fn account(cgroup: &Cgroup) -> f64 {
+    cgroup.stat("v2", "cpu.stat", "usage_usec") as f64 / 1e6
+}
+
+fn usage(scrape: &Scrape, cgroup: &Cgroup) -> f64 {
+    scrape.value(USAGE, &[("id", cgroup.path()), ("cpu", "total")]).expect("the cgroup's usage")
+}
+
+/// A scrape during which the file did not change, and what it said.
+fn quiet<T: PartialEq>(agent: &Agent, read: impl Fn() -> T) -> (Scrape, T) {
+    wait::until("a quiet cgroup", || {
+        let (before, scrape, after) = (read(), agent.scrape(), read());
+        (before == after).then_some((scrape, after))
+    })
+}
+
+/// Puts a process on one CPU for good.
+fn pin(process: &Gated) {
+    let pinned = Command::new("taskset").args(["-pc", "0", &process.pid().to_string()]).output().expect("taskset");
+    assert!(pinned.status.success(), "{pinned:?}");
+}
+
+#[test]
+fn usage_is_the_kernels_account() {
+    let cgroup = Cgroup::new("busy");
+    let agent = Agent::start(&["--signals", "cpu"]);
+    let mut spinners: Vec<_> = (0..3).map(|_| cgroup.spawn(&SPIN)).collect();
+    spinners.iter().for_each(|spinner| _ = spinner.asleep());
+    let (scrape, before) = quiet(&agent, || account(&cgroup));
+    let start = usage(&scrape, &cgroup);
+    spinners.iter_mut().for_each(|spinner| _ = spinner.go());
+    thread::sleep(Duration::from_millis(2500));
+    spinners.iter().for_each(|spinner| _ = spinner.pause());
+    let (scrape, after) = quiet(&agent, || account(&cgroup));
+    let (own, kernel) = (usage(&scrape, &cgroup) - start, after - before);
+    for l in scrape.0.lines().filter(|l| l.starts_with("podmeter_lost") && !l.ends_with(" 0")) { println!("{l}"); }
+    println!("{}", String::from_utf8_lossy(&Command::new("bpftool").args(["prog","show"]).output().unwrap().stdout));
+    println!("own {own} kernel {kernel} ratio {}", own / kernel);
+    assert!(kernel > 0.0, "the spinners did not run");
+    assert!((own - kernel).abs() <= kernel * TOLERANCE, "{own} s, and the kernel says {kernel} s");
+}
+
+/// A task that is never switched out causes no event: what shows it is that each scrape settles it.
+#[test]
+fn usage_grows_while_the_process_runs() {
+    let cgroup = Cgroup::new("running");
+    let agent = Agent::start(&["--signals", "cpu"]);
+    let mut spinner = cgroup.spawn(&SPIN);
+    spinner.go();
+    let scrape = || {
+        let before = account(&cgroup);
+        let own = usage(&agent.scrape(), &cgroup);
+        let middle = account(&cgroup);
+        // The kernel's account of a running task moves on at a tick: after the next one it holds what we have seen.
+        let after = wait::until("a tick", || Some(account(&cgroup)).filter(|after| *after > middle));
+        (before, own, after)
+    };
+    let first = scrape();
+    thread::sleep(Duration::from_millis(1500));
+    let second = scrape();
+    let own = second.1 - first.1;
+    let (least, most) = (second.0 - first.2, second.2 - first.0);
+    println!("{first:?} {second:?} own {own} in {least} {most}");
+    assert!(own >= least * (1.0 - TOLERANCE) && own <= most * (1.0 + TOLERANCE), "{least} s <= {own} s <= {most} s");
+    assert!(own > 0.0);
+}
+
+#[test]
+fn waits_are_the_schedulers_run_delay() {
+    let (cgroup, idle) = (Cgroup::new("waiting"), Cgroup::new("idle"));
+    let mut sleeper = idle.spawn(&["sleep", "1000"]);
+    sleeper.go();
+    let mut spinners: Vec<_> = (0..3).map(|_| cgroup.spawn(&SPIN)).collect();
+    for spinner in &spinners {
+        pin(spinner);
+        spinner.asleep();
+    }
+    let agent = Agent::start(&["--signals", "cpu"]);
+    let delays = |spinners: &[Gated]| spinners.iter().map(Gated::run_delay).collect::<Vec<_>>();
+    let of = |scrape: &Scrape, name| scrape.value(name, &[("id", cgroup.path())]).unwrap_or(0.0);
+    let (first, before) = quiet(&agent, || delays(&spinners));
+    spinners.iter_mut().for_each(|spinner| _ = spinner.go());
+    thread::sleep(Duration::from_millis(1500));
+    spinners.iter().for_each(|spinner| _ = spinner.pause());
+    let (second, after) = quiet(&agent, || delays(&spinners));
+    let kernel = (after.iter().sum::<u64>() - before.iter().sum::<u64>()) as f64 / 1e9;
+    let own = of(&second, WAIT_SUM) - of(&first, WAIT_SUM);
+    let count = of(&second, WAIT_COUNT) - of(&first, WAIT_COUNT);
+    for l in second.0.lines().filter(|l| l.starts_with("podmeter_lost") && !l.ends_with(" 0")) { println!("{l}"); }
+    println!("{}", String::from_utf8_lossy(&Command::new("bpftool").args(["prog","show"]).output().unwrap().stdout));
+    println!("own {own} kernel {kernel} count {count} idle {:?}", second.value(WAIT_COUNT, &[("id", idle.path())]));
+    assert!(count > 0.0 && kernel > 0.0, "three on one CPU wait for it: {count} waits, {kernel} s");
+    assert!((own - kernel).abs() <= kernel * 0.01 + 0.01, "{own} s, and the kernel says {kernel} s");
+    let idle_count = second.value(WAIT_COUNT, &[("id", idle.path())]).unwrap_or(0.0);
+    assert!(idle_count <= 5.0, "a process that sleeps waits for no CPU: {idle_count}");
+}
+
+#[test]
+fn throttling_is_what_the_cpu_controller_counts() {
+    let (limited, free) = (Cgroup::new("limited"), Cgroup::new("free"));
+    limited.write("cpu", "cpu.cfs_period_us", "100000");
+    limited.write("cpu", "cpu.cfs_quota_us", "20000");
+    let agent = Agent::start(&["--signals", "cpu"]);
+    let mut spinners = [limited.spawn(&SPIN), free.spawn(&SPIN)];
+    spinners.iter_mut().for_each(|spinner| _ = spinner.go());
+    wait::until("throttling", || (limited.stat("cpu", "cpu.stat", "nr_throttled") >= 5).then_some(()));
+    spinners.iter().for_each(|spinner| _ = spinner.pause());
+    let (scrape, stat) = quiet(&agent, || limited.read("cpu", "cpu.stat"));
+    let kernel = |name| {
+        let line = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|number| number.parse::<f64>().ok()).unwrap_or_else(|| panic!("{name} in {stat}"))
+    };
+    let expected = [
+        ("container_cpu_cfs_periods_total", kernel("nr_periods")),
+        ("container_cpu_cfs_throttled_periods_total", kernel("nr_throttled")),
+        ("container_cpu_cfs_throttled_seconds_total", kernel("throttled_time") / 1e9),
+        ("container_spec_cpu_period", 100_000.0),
+        ("container_spec_cpu_quota", 20_000.0),
+    ];
+    for (name, value) in expected {
+        assert_eq!(scrape.value(name, &[("id", limited.path())]), Some(value), "{name}");
+        assert_eq!(scrape.value(name, &[("id", free.path())]), None, "{name} without a quota");
+    }
+    assert!(usage(&scrape, &free) > 0.0);
+    limited.write("cpu", "cpu.cfs_quota_us", "-1");
+    let scrape = agent.scrape();
+    assert_eq!(scrape.value(expected[0].0, &[("id", limited.path())]), None, "the quota is gone");
+}
+
+#[test]
+fn usage_starts_from_the_kernels_account() {
+    let cgroup = Cgroup::new("older");
+    let mut process =
+        cgroup.spawn(&["/bin/sh", "-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo done; exec sleep 1000"]);
+    process.go();
+    assert_eq!(process.line(), "done");
+    process.asleep();
+    let before = account(&cgroup);
+    let agent = Agent::start(&["--signals", "cpu"]);
+    let first = usage(&agent.scrape(), &cgroup);
+    assert!(before > 0.0, "it ran");
+    assert_eq!(account(&cgroup), before, "it sleeps");
+    assert!((first - before).abs() < 1e-6, "{first} s, and the kernel says {before} s");
+}

@@ -1,0 +1,10 @@
+//! Requests: counted exactly, at the server and at the client, whatever their bodies, connections and answers are.
+
+mod bodies;
+mod counts;
+pub(crate) mod lab;
+mod latency;
+mod losses;
+mod network;
+mod routes;
+mod wrk;

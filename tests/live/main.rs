@@ -1,0 +1,9 @@
+//! Live tests: the real agent on the real kernel, as root, against independent sources. `cargo xtask test` runs them.
+
+mod block_io;
+mod cpu;
+mod http;
+mod lifecycle;
+mod memory;
+mod packets;
+mod peers;
