@@ -3,7 +3,7 @@
 mod bodies;
 mod counts;
 pub(crate) mod lab;
-mod latency;
+pub(crate) mod latency;
 mod losses;
 mod network;
 mod routes;

@@ -128,7 +128,9 @@ pub(super) unsafe fn begin(
 }
 
 /// The hash of the route of a request line of which `available` bytes are there; 0 if its target goes on in another segment.
-#[inline(always)]
+///
+/// Not inlined: the verifier then takes 84,000 instructions for a packet program rather than 135,000.
+#[inline(never)]
 fn route(line: &RouteLine, target: usize, available: u32, zero: u64) -> u64 {
     let mut route = Route::opaque(Hash::opaque(zero), zero);
     if target > HEAD - TARGET {

@@ -33,12 +33,17 @@ pub(crate) struct Lab {
 impl Lab {
     /// With an agent that watches the whole machine, as it does in earnest.
     pub(crate) fn new(flags: &[&str]) -> Self {
+        Self::with("/", &[&["--signals", "http"], flags].concat())
+    }
+
+    /// With an agent that measures everything.
+    pub(crate) fn whole(flags: &[&str]) -> Self {
         Self::with("/", flags)
     }
 
     /// With an agent whose machine is these two cgroups, so that what it counts without a label is theirs alone.
     pub(crate) fn alone(flags: &[&str]) -> Self {
-        Self::with("", flags)
+        Self::with("", &[&["--signals", "http"], flags].concat())
     }
 
     fn with(machine: &str, flags: &[&str]) -> Self {
@@ -47,7 +52,7 @@ impl Lab {
         let directory = root.v2().display().to_string();
         let alone = ["--cgroupfs", &directory];
         let (prefix, place) = if machine == "/" { (root.path(), &[][..]) } else { ("", &alone[..]) };
-        let flags: Vec<_> = [&["--signals", "http"], place, flags].concat().into_iter().map(str::to_owned).collect();
+        let flags: Vec<_> = [place, flags].concat().into_iter().map(str::to_owned).collect();
         let (server_id, client_id) = (format!("{prefix}/server"), format!("{prefix}/client"));
         Self { agent: start(&flags), server, client, server_id, client_id, flags, _root: root }
     }

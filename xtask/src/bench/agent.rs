@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
+    container::Containers,
     machine::{self, Memory, Process, pause},
     sys,
 };
@@ -95,6 +96,26 @@ impl Agent {
     /// A scrape, as text.
     pub(super) fn text(&self) -> Result<String> {
         String::from_utf8(self.scrape(false)?).context("a scrape that is no text")
+    }
+
+    /// The first scrape with CPU and memory of every container, and how long after the start it was there.
+    pub(super) fn complete(&self, containers: &Containers) -> Result<(String, Duration)> {
+        loop {
+            let text = self.text()?;
+            let taken = self.started.elapsed();
+            let missing = containers.missing_in(&text);
+            if missing == 0 {
+                return Ok((text, taken));
+            }
+            if taken > Duration::from_secs(20) {
+                let failed = text
+                    .lines()
+                    .filter(|line| line.starts_with("podmeter_collector_success") && line.ends_with(" 0"));
+                let failed = failed.collect::<Vec<_>>().join(", ");
+                bail!("{missing} containers are without CPU or memory in the scrape after 20 s; {failed}");
+            }
+            pause(Duration::from_millis(5))?;
+        }
     }
 
     /// The CPU time that it used so far.

@@ -1,6 +1,7 @@
 //! Cgroups like those of containers, in every hierarchy that podmeter reads, with processes in them.
 
 use std::{
+    collections::HashSet,
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -146,9 +147,15 @@ impl Containers {
         self.sleepers.iter().for_each(|process| sys::wake(process.id()));
     }
 
-    /// The containers that a text does not mention.
-    pub(super) fn missing_in(&self, text: &str) -> usize {
-        self.paths.iter().filter(|path| !text.contains(path.as_str())).count()
+    /// How many containers a scrape lacks: without CPU time, or without memory.
+    pub(super) fn missing_in(&self, scrape: &str) -> usize {
+        let shown =
+            ["container_cpu_usage_seconds_total{", "container_memory_working_set_bytes{"].map(|metric| {
+                let lines = scrape.lines().filter(|line| line.starts_with(metric));
+                lines.filter_map(|line| line.split("id=\"").nth(1)?.split('"').next()).collect::<HashSet<_>>()
+            });
+        let lacks = |path: &&String| shown.iter().any(|shown| !shown.contains(path.as_str()));
+        self.paths.iter().filter(lacks).count()
     }
 }
 
@@ -200,8 +207,24 @@ mod tests {
     }
 
     #[test]
+    fn a_container_without_memory_is_missing() {
+        let paths = vec!["/a/1".to_owned(), "/a/2".to_owned()];
+        let containers = Containers {
+            hierarchies: Vec::new(),
+            top: String::new(),
+            made: Vec::new(),
+            paths,
+            sleepers: Vec::new(),
+        };
+        let cpu = "container_cpu_usage_seconds_total{id=\"/a/1\"} 1\ncontainer_cpu_usage_seconds_total{id=\"/a/2\"} 1\n";
+        assert_eq!(containers.missing_in(cpu), 2);
+        let both = format!("{cpu}container_memory_working_set_bytes{{id=\"/a/2\",pod=\"x\"}} 1\n");
+        assert_eq!(containers.missing_in(&both), 1);
+    }
+
+    #[test]
     fn names_differ() {
-        let names: std::collections::HashSet<_> = (0..2000).map(|number| digits(number, 64)).collect();
+        let names: HashSet<_> = (0..2000).map(|number| digits(number, 64)).collect();
         assert_eq!(names.len(), 2000);
         assert!(names.iter().all(|name| name.len() == 64));
     }

@@ -22,7 +22,7 @@ pub(super) fn run(podmeter: &Path, effort: Effort, report: &mut Report) -> Resul
     containers.fill(CONTAINERS)?;
     let agent = Agent::start(podmeter)?;
     // After a scrape, as it is in use, and when what that started has ended.
-    agent.text()?;
+    agent.complete(&containers)?;
     pause(Duration::from_secs(2))?;
     let (mut share, mut per_minute) = (Samples::default(), Samples::default());
     for round in 0..effort.rounds {

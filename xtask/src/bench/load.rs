@@ -15,17 +15,17 @@ use super::{
     machine::{Process, pause},
 };
 
-/// Two processes on CPU 0 that pass a byte to each other for so long: each passing is a context switch.
-pub(super) fn switches(container: &Container, duration: Duration) -> Result<()> {
+/// Two processes on CPU 0, each in a container, that pass a byte to each other for so long: each passing is a context switch.
+pub(super) fn switches(containers: &[Container; 2], duration: Duration) -> Result<()> {
     let ((first, mut there), (second, back)) = (io::pipe()?, io::pipe()?);
     // The byte that goes round; then only the two hold the pipes, and when one of them ends, so does the other.
     there.write_all(b"x").context("cannot write to a pipe")?;
-    let cat = |input: io::PipeReader, out: io::PipeWriter| -> Result<Process> {
+    let cat = |container: &Container, input: io::PipeReader, out: io::PipeWriter| -> Result<Process> {
         let mut command = container.command(&["taskset", "-c", "0", "cat"]);
         let child = command.stdin(Stdio::from(input)).stdout(Stdio::from(out)).spawn();
         Ok(Process(child.context("cannot start a shell")?))
     };
-    let _two = [cat(first, back)?, cat(second, there)?];
+    let _two = [cat(&containers[0], first, back)?, cat(&containers[1], second, there)?];
     pause(duration)
 }
 
@@ -49,8 +49,8 @@ impl Blocks {
         Ok(this)
     }
 
-    /// Reads it in pieces of 4 KiB for so long. Fails where the file system has no direct I/O.
-    pub(super) fn read(&self, container: &Container, duration: Duration) -> Result<bool> {
+    /// Reads it in pieces of 4 KiB for so long; in vain where the file system has no direct I/O.
+    pub(super) fn read(&self, container: &Container, duration: Duration) -> Result<()> {
         let input = format!("if={}", self.path.display());
         let end = Instant::now() + duration;
         while Instant::now() < end {
@@ -59,14 +59,14 @@ impl Blocks {
             while Instant::now() < end {
                 if let Some(status) = dd.0.try_wait().context("cannot wait for dd")? {
                     if !status.success() {
-                        return Ok(false);
+                        return Ok(());
                     }
                     break;
                 }
                 pause(Duration::from_millis(10))?;
             }
         }
-        Ok(true)
+        Ok(())
     }
 }
 

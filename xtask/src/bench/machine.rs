@@ -61,8 +61,6 @@ fn kib(text: &str, name: &str) -> f64 {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Memory {
     pub(super) rss: f64,
-    /// The part of it that is no file's and no map's.
-    pub(super) anonymous: f64,
     pub(super) peak: f64,
     pub(super) pss: f64,
 }
@@ -73,7 +71,6 @@ pub(super) fn memory(pid: u32) -> Result<Memory> {
         (read(&format!("/proc/{pid}/status"))?, read(&format!("/proc/{pid}/smaps_rollup"))?);
     Ok(Memory {
         rss: kib(&status, "VmRSS:") / 1024.0,
-        anonymous: kib(&status, "RssAnon:") / 1024.0,
         peak: kib(&status, "VmHWM:") / 1024.0,
         pss: kib(&smaps, "Pss:") / 1024.0,
     })

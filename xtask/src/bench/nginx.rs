@@ -116,14 +116,14 @@ fn measure(podmeter: &Path, traffic: &Traffic, beside: Beside, seconds: u32) -> 
 }
 
 fn rows(rounds: &[[Leg; 3]], report: &mut Report) {
-    let each = |figure: fn(&[Leg; 3]) -> f64| rounds.iter().map(figure).collect::<Samples>();
-    let ([nothing, sleep, agent], ratio) = (
-        [Beside::Nothing, Beside::Sleep, Beside::Agent].map(|beside| beside as usize),
-        |who: usize, figure: fn(&Leg) -> f64| -> Samples {
-            rounds.iter().map(|legs| figure(&legs[who]) / figure(&legs[Beside::Nothing as usize])).collect()
-        },
-    );
-    debug_assert_eq!([nothing, sleep, agent], [0, 1, 2]);
+    let each = |who: usize, figure: fn(&Leg) -> f64| {
+        rounds.iter().map(|legs| figure(&legs[who])).collect::<Samples>()
+    };
+    let [nothing, sleep, agent] =
+        [Beside::Nothing, Beside::Sleep, Beside::Agent].map(|beside| beside as usize);
+    let ratio = |who: usize, figure: fn(&Leg) -> f64| {
+        rounds.iter().map(|legs| figure(&legs[who]) / figure(&legs[nothing])).collect::<Samples>()
+    };
     let throughput: fn(&Leg) -> f64 = |leg| leg.requests_per_second;
     let cpu: fn(&Leg) -> f64 = |leg| leg.cpu_per_request;
     report.row(
@@ -132,35 +132,45 @@ fn rows(rounds: &[[Leg; 3]], report: &mut Report) {
         "0.98",
         "coroot 0.323, rezolus 0.614, cAdvisor 0.832 (sees no requests)",
     );
-    report.row("the same with `sleep` in place of the agent", ratio(sleep, throughput).show(3, ""), "1", "");
+    report.row(
+        "nginx: requests per second, with `sleep` for an agent / without",
+        ratio(sleep, throughput).show(3, ""),
+        "1",
+        "",
+    );
     report.row(
         "nginx: CPU per request, with / without",
         ratio(agent, cpu).show(3, ""),
         "",
         "coroot 2.035, rezolus 1.529",
     );
-    report.row("the same with `sleep` in place of the agent", ratio(sleep, cpu).show(3, ""), "1", "");
+    report.row(
+        "nginx: CPU per request, with `sleep` for an agent / without",
+        ratio(sleep, cpu).show(3, ""),
+        "1",
+        "",
+    );
     report.row(
         "agent's CPU under that load, of one core",
-        each(|legs| 100.0 * legs[2].agent).show(2, "%"),
+        each(agent, |leg| 100.0 * leg.agent).show(2, "%"),
         "",
         "coroot 46 %, rezolus 3.5 %",
     );
     report.row(
         "requests counted at the server, of those that wrk completed",
-        each(|legs| 100.0 * legs[2].counted).show(3, "%"),
+        each(agent, |leg| 100.0 * leg.counted).show(3, "%"),
         "100 %",
         "coroot 96.8 %",
     );
     report.row(
         "nginx without the agent: requests per second",
-        each(|legs| legs[0].requests_per_second).show(0, ""),
+        each(nothing, |leg| leg.requests_per_second).show(0, ""),
         "",
         "",
     );
     report.row(
         "nginx without the agent: CPU per request",
-        each(|legs| legs[0].cpu_per_request).show(2, "µs"),
+        each(nothing, |leg| leg.cpu_per_request).show(2, "µs"),
         "",
         "",
     );

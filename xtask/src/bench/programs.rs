@@ -3,14 +3,18 @@
 //! The kernel measures each run with its scheduler clock while kernel.bpf_stats_enabled is 1. The reading of that clock, and
 //! what the hook itself costs, is in the figure of the empty program, which ran at the same events.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 
 use super::{
     Effort,
     agent::{Agent, sum},
-    container::Containers,
+    container::{Container, Containers},
     empty,
     load::{self, Blocks},
     machine::Setting,
@@ -50,51 +54,48 @@ const BULK: Load = Load {
 };
 const LOADS: [Load; 4] = [SWITCHES, BLOCKS, SMALL, BULK];
 
-/// With fewer runs in a round, a program was not under load.
+/// With fewer runs, a program was not under load.
 const ENOUGH: f64 = 1000.0;
 
 /// What a program ran so far: nanoseconds, and how often.
 type Cost = (f64, f64);
 
+/// What is there through all rounds.
+struct Bench<'a> {
+    podmeter: &'a Path,
+    traffic: Traffic,
+    blocks: Blocks,
+    pair: [Container; 2],
+    root: PathBuf,
+    seconds: u32,
+}
+
 /// Measures.
 pub(super) fn run(podmeter: &Path, effort: Effort, report: &mut Report) -> Result<()> {
     let mut containers = Containers::new()?;
-    let container = containers.add()?;
-    let traffic = Traffic::start(&mut containers)?;
-    let blocks = Blocks::new(podmeter.parent().context("a binary without a folder")?)?;
+    let bench = Bench {
+        podmeter,
+        pair: [containers.add()?, containers.add()?],
+        traffic: Traffic::start(&mut containers)?,
+        blocks: Blocks::new(podmeter.parent().context("a binary without a folder")?)?,
+        root: containers.root().to_owned(),
+        seconds: effort.seconds,
+    };
     let _statistics = Setting::set("kernel/bpf_stats_enabled", "1")?;
-    let agent = Agent::start(podmeter)?;
-    let empties = empty::attach(containers.root())?;
-    let duration = Duration::from_secs(effort.seconds.into());
-    let mut found: Vec<Vec<Figures>> =
-        LOADS.iter().map(|load| load.programs.iter().map(|_| Figures::default()).collect()).collect();
+    let mut found = LOADS.map(|load| load.programs.iter().map(|_| Figures::default()).collect::<Vec<_>>());
     let mut per_request = Samples::default();
     for round in 0..effort.rounds {
-        // Every other round backwards.
-        let mut order = [0, 1, 2, 3];
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for at in order {
-            let before = costs(&agent, &empties)?;
-            let requests = match at {
-                0 => load::switches(&container, duration).map(|()| None),
-                1 => blocks.read(&container, duration).map(|_| None),
-                2 => traffic.run("/", effort.seconds).map(Some),
-                _ => traffic.run("/bulk", effort.seconds).map(|_| None),
-            }?;
-            let after = costs(&agent, &empties)?;
-            eprintln!("programs, round {} of {}: {}", round + 1, effort.rounds, LOADS[at].name);
-            let mut both = 0.0;
-            for ((program, ..), figures) in LOADS[at].programs.iter().zip(&mut found[at]) {
-                both += figures.add(program, before[program], after[program]);
-            }
-            if let Some(requests) = requests {
-                per_request.push(both / requests.total);
-            }
+        eprintln!("programs, round {} of {}", round + 1, effort.rounds);
+        let (first, second) = (bench.half(true)?, bench.half(false)?);
+        per_request.push((first.per_request + second.per_request) / 2.0);
+        for ((figures, first), second) in found.iter_mut().zip(first.nets).zip(second.nets) {
+            figures
+                .iter_mut()
+                .zip(first.iter().zip(second))
+                .for_each(|(figures, (first, second))| figures.add(*first, second));
         }
     }
-    for (load, found) in LOADS.iter().zip(found) {
+    for (load, found) in LOADS.iter().zip(&found) {
         for ((program, row, aim), figures) in load.programs.iter().zip(found) {
             report.row(format!("`{program}`: {row}"), figures.show(), aim, "");
         }
@@ -106,11 +107,76 @@ pub(super) fn run(podmeter: &Path, effort: Effort, report: &mut Report) -> Resul
         "",
     );
     report.note(format!(
-        "Programs: net of an empty program at the same hook at the same time; medians of {} rounds of {} s per load \
-         (range).",
+        "Programs: net of an empty program at the same hook at the same events, which runs after podmeter's in one half of \
+         a round and before it in the other; medians of {} rounds of twice {} s per load (range).",
         effort.rounds, effort.seconds
     ));
-    agent.stop()
+    Ok(())
+}
+
+/// Half a round.
+#[derive(Default)]
+struct Half {
+    /// By load and program.
+    nets: [Vec<Option<Net>>; 4],
+    per_request: f64,
+}
+
+/// Nanoseconds per run of podmeter's program without those of the empty one, and of the empty one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Net {
+    own: f64,
+    empty: f64,
+}
+
+impl Bench<'_> {
+    /// Runs all loads, with podmeter's programs or the empty ones first at each hook: who comes first finds less in the caches.
+    fn half(&self, podmeter_first: bool) -> Result<Half> {
+        let before = if podmeter_first { None } else { Some(empty::attach(&self.root)?) };
+        let agent = Agent::start(self.podmeter)?;
+        let empties = before.map_or_else(|| empty::attach(&self.root), Ok)?;
+        let mut half = Half::default();
+        let mut order = [0, 1, 2, 3];
+        if !podmeter_first {
+            order.reverse();
+        }
+        for at in order {
+            let before = costs(&agent, &empties)?;
+            let requests = self.load(at)?;
+            let after = costs(&agent, &empties)?;
+            for (program, ..) in LOADS[at].programs {
+                let runs = after[program][0].1 - before[program][0].1;
+                let net = net(before[program], after[program]);
+                half.per_request += net.map_or(0.0, |net| net.own) * runs / requests;
+                half.nets[at].push(net);
+                let text = net.map_or("not under load".to_owned(), |net| {
+                    format!("{:.1} + {:.1} ns", net.empty, net.own)
+                });
+                eprintln!("  {}: {program}: {runs:.0} runs, {text}", LOADS[at].name);
+            }
+        }
+        agent.stop()?;
+        Ok(half)
+    }
+
+    /// Runs a load; how many small requests that was, which for the others is infinitely many.
+    fn load(&self, at: usize) -> Result<f64> {
+        let duration = Duration::from_secs(self.seconds.into());
+        match at {
+            0 => load::switches(&self.pair, duration)?,
+            1 => self.blocks.read(&self.pair[0], duration)?,
+            2 => return Ok(self.traffic.run("/", self.seconds)?.total),
+            _ => _ = self.traffic.run("/bulk", self.seconds)?,
+        }
+        Ok(f64::INFINITY)
+    }
+}
+
+/// From what podmeter's program and the empty one had run before and after; `None` if they were not under load.
+fn net(before: [Cost; 2], after: [Cost; 2]) -> Option<Net> {
+    let runs = [0, 1].map(|who| after[who].1 - before[who].1);
+    let [own, empty] = [0, 1].map(|who| (after[who].0 - before[who].0) / runs[who]);
+    (runs[0] >= ENOUGH && runs[1] >= ENOUGH).then_some(Net { own: own - empty, empty })
 }
 
 /// By program: podmeter's, and the empty one's.
@@ -128,30 +194,22 @@ fn costs<'a>(agent: &Agent, empties: &HashMap<&'a str, Empty>) -> Result<HashMap
 /// The figures of a program under a load.
 #[derive(Default)]
 struct Figures {
-    net: Samples,
+    own: Samples,
     empty: Samples,
 }
 
 impl Figures {
-    /// Adds a round; the net nanoseconds in all.
-    fn add(&mut self, program: &str, before: [Cost; 2], after: [Cost; 2]) -> f64 {
-        let runs = [0, 1].map(|who| after[who].1 - before[who].1);
-        let [own, empty] = [0, 1].map(|who| (after[who].0 - before[who].0) / runs[who]);
-        eprintln!(
-            "  {program}: {:.0} runs of {own:.1} ns; empty: {:.0} runs of {empty:.1} ns",
-            runs[0], runs[1]
-        );
-        if runs[0] < ENOUGH || runs[1] < ENOUGH {
-            return 0.0;
+    /// Adds a round.
+    fn add(&mut self, first: Option<Net>, second: Option<Net>) {
+        if let (Some(first), Some(second)) = (first, second) {
+            self.own.push((first.own + second.own) / 2.0);
+            self.empty.push((first.empty + second.empty) / 2.0);
         }
-        self.net.push(own - empty);
-        self.empty.push(empty);
-        (own - empty) * runs[0]
     }
 
     fn show(&self) -> String {
         match self.empty.median() {
-            Some(empty) => format!("{}; an empty one {empty:.0} ns", self.net.show(0, "ns")),
+            Some(empty) => format!("{}; an empty one {empty:.0} ns", self.own.show(0, "ns")),
             None => "not measured: the load does not reach it here".to_owned(),
         }
     }
@@ -163,11 +221,17 @@ mod tests {
 
     #[test]
     fn net_is_per_run() {
+        let net = net([(0.0, 0.0), (1000.0, 10.0)], [(400_000.0, 4000.0), (61_000.0, 2010.0)]);
+        assert_eq!(net, Some(Net { own: 70.0, empty: 30.0 }));
+        assert_eq!(super::net([(0.0, 0.0); 2], [(1.0, 1.0); 2]), None);
+    }
+
+    #[test]
+    fn a_round_is_the_mean_of_its_halves() {
         let mut figures = Figures::default();
-        let total = figures.add("p", [(0.0, 0.0), (1000.0, 10.0)], [(400_000.0, 4000.0), (61_000.0, 2010.0)]);
-        assert_eq!(total, 70.0 * 4000.0);
-        assert_eq!(figures.show(), "70 ns; an empty one 30 ns");
-        assert_eq!(Figures::default().add("p", [(0.0, 0.0); 2], [(1.0, 1.0); 2]), 0.0);
+        figures.add(Some(Net { own: 70.0, empty: 30.0 }), Some(Net { own: 50.0, empty: 40.0 }));
+        figures.add(Some(Net { own: 1.0, empty: 1.0 }), None);
+        assert_eq!(figures.show(), "60 ns; an empty one 35 ns");
         assert!(Figures::default().show().starts_with("not measured"));
     }
 }

@@ -1,0 +1,198 @@
+//! The peers that read what we say: a real Prometheus, its promtool, and curl.
+
+use std::{
+    io::Write as _,
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+};
+
+use podmeter_tests::{agent::Agent, temp::TempDir, wait};
+use serde_json::Value;
+
+use crate::http::{
+    lab::{Lab, get},
+    latency::{bucket, buckets},
+};
+
+/// A Prometheus of the test's own.
+struct Prometheus {
+    address: String,
+    child: Child,
+    directory: TempDir,
+}
+
+impl Prometheus {
+    /// Starts it; it scrapes the agent every second.
+    fn start(agent: &Agent) -> Self {
+        let directory = TempDir::new("prometheus");
+        let config = directory.file(
+            "prometheus.yml",
+            format!(
+                "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\n\
+                 scrape_configs:\n- job_name: podmeter\n  static_configs: [ {{ targets: [ '{}' ] }} ]\n",
+                agent.address
+            ),
+        );
+        let address = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").to_string();
+        let log = std::fs::File::create(directory.path().join("log")).expect("a log");
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={config}"))
+            .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("prometheus");
+        let this = Self { address, child, directory };
+        wait::until("prometheus", || std::net::TcpStream::connect(&this.address).ok());
+        wait::until("prometheus is ready", || {
+            let answer = Command::new("curl").args(["-qsf", &format!("http://{}/-/ready", this.address)]).output();
+            answer.expect("curl").status.success().then_some(())
+        });
+        this
+    }
+
+    fn api(&self, path: &str) -> Value {
+        let answer: Value = serde_json::from_str(&get(&self.address, &format!("/api/v1/{path}"))).expect("JSON");
+        assert_eq!(answer["status"], "success", "{answer}");
+        answer["data"].clone()
+    }
+
+    /// The value of an expression that has one series, or none yet.
+    fn query(&self, expression: &str) -> Option<f64> {
+        let escaped: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let answer = self.api(&format!("query?query={escaped}"));
+        let result = answer["result"].as_array().expect("a vector");
+        assert!(result.len() <= 1, "{expression}: {answer}");
+        result.first()?["value"][1].as_str()?.parse().ok().filter(|value: &f64| value.is_finite())
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).expect("its log")
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+#[test]
+fn prometheus_scrapes_and_computes() {
+    const DELAY: u64 = 30;
+    // Every signal: what Prometheus takes is the whole scrape.
+    let lab = Lab::whole(&[]);
+    let server = lab.serve("127.0.0.1:0");
+    let mut busy = lab.client.spawn(&["/bin/sh", "-c", "while :; do :; done"]);
+    busy.go();
+    let prometheus = Prometheus::start(&lab.agent);
+    let mut talk = lab.talk();
+    talk.say(&format!("open {}", server.v4()));
+    let mut took = Vec::new();
+    // Load goes on until there is an answer: a rate needs two scrapes within its window.
+    let (id, client) = (&lab.server_id, &lab.client_id);
+    let histogram = format!("http_server_request_duration_seconds_bucket{{id=\"{id}\"}}");
+    let median = wait::until("a median", || {
+        let said = talk.say(&format!("time 20 /delay/{DELAY}"));
+        took.extend(said.split(' ').map(|nanos| nanos.parse::<f64>().expect("a number") / 1e9));
+        prometheus.query(&format!("histogram_quantile(0.5, sum by (le) (rate({histogram}[1m])))"))
+    });
+    // Within the buckets between that of the delay and that of the slowest request as the client saw it.
+    let buckets = buckets(&lab.agent.scrape(), "http_server_request_duration_seconds", &[("id", id)]);
+    let slowest = took.iter().copied().fold(0.0, f64::max);
+    let (from, to) = (bucket(&buckets, DELAY as f64 / 1e3), bucket(&buckets, slowest));
+    let found = bucket(&buckets, median);
+    assert!((from..=to).contains(&found), "median {median}, slowest {slowest}: {buckets:?}");
+    let cpu = format!("sum(rate(container_cpu_usage_seconds_total{{id=\"{client}\"}}[1m]))");
+    let cpu = wait::until("a rate of CPU time", || prometheus.query(&cpu));
+    assert!(cpu > 0.0, "{cpu}");
+    assert_eq!(prometheus.query("up"), Some(1.0));
+    assert_eq!(prometheus.query("min_over_time(up[1h])"), Some(1.0), "every scrape succeeded");
+    for target in prometheus.api("targets")["activeTargets"].as_array().expect("targets") {
+        assert_eq!((&target["health"], &target["lastError"]), (&"up".into(), &"".into()), "{target}");
+    }
+    // OpenMetrics tells the unit of a family, the text format does not.
+    let metadata = prometheus.api("targets/metadata?metric=http_server_request_duration_seconds");
+    assert_eq!((&metadata[0]["type"], &metadata[0]["unit"]), (&"histogram".into(), &"seconds".into()), "{metadata}");
+    let log = prometheus.log();
+    let complaints = log.lines().filter(|line| line.contains("level=warn") || line.contains("level=error"));
+    assert_eq!(complaints.collect::<Vec<_>>(), Vec::<&str>::new());
+}
+
+/// What promtool has to say about a scrape.
+fn promtool(text: &str) -> String {
+    let mut child = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool");
+    // It reads all before it says anything.
+    child.stdin.take().expect("piped").write_all(text.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("promtool");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(output.status.success(), said.is_empty(), "{}: {said}", output.status);
+    said
+}
+
+#[test]
+fn promtool_has_nothing_to_say() {
+    let lab = Lab::whole(&[]);
+    let server = lab.serve("127.0.0.1:0");
+    lab.curl(&["--output", "/dev/null", &server.url("/hello")]);
+    let scrape = lab.settled(1, 1);
+    assert_eq!(promtool(&scrape.0), "");
+}
+
+fn curl(arguments: &[&str]) -> Vec<u8> {
+    let output = Command::new("curl").args(["-q", "-sS", "--fail"]).args(arguments).output().expect("curl");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+#[test]
+fn curl_gets_it_compressed() {
+    let lab = Lab::whole(&[]);
+    let url = format!("http://{}/metrics", lab.agent.address);
+    let size = |arguments: &[&str]| {
+        let arguments = [arguments, &["--output", "/dev/null", "--write-out", "%{size_download}", &url]].concat();
+        String::from_utf8(curl(&arguments)).ok().and_then(|size| size.parse::<u64>().ok()).expect("a number")
+    };
+    let (plain, compressed) = (size(&[]), size(&["--compressed"]));
+    assert!(compressed < plain / 2, "{compressed} of {plain}");
+    let text = String::from_utf8(curl(&["--compressed", &url])).expect("text");
+    assert!(text.starts_with("# HELP ") && text.contains("\npodmeter_build_info{"), "{text}");
+    let head = String::from_utf8(curl(&["--head", "--request", "GET", "--compressed", &url])).expect("text");
+    assert!(head.to_ascii_lowercase().contains("\r\ncontent-encoding: gzip\r\n"), "{head}");
+}
+
+/// What Prometheus 2.42 and 3 send.
+#[test]
+fn openmetrics_is_for_those_who_ask() {
+    let lab = Lab::whole(&[]);
+    let url = format!("http://{}/metrics", lab.agent.address);
+    let get = |accept: &str| {
+        let accept = format!("Accept: {accept}");
+        let text = String::from_utf8(curl(&["--include", "--header", &accept, &url])).expect("text");
+        text.split_once("\r\n\r\n").map(|(head, body)| (head.to_ascii_lowercase(), body.to_owned())).expect("a head")
+    };
+    for accept in [
+        "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+         text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+        "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+         application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+         text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+    ] {
+        let (head, body) = get(accept);
+        assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
+        assert!(body.ends_with("\n# EOF\n"), "{accept}");
+    }
+    for accept in ["*/*", "text/plain", "text/plain;version=0.0.4"] {
+        let (head, body) = get(accept);
+        assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+        assert!(!body.contains("# EOF"), "{accept}");
+    }
+}
