@@ -5,7 +5,8 @@
 //! last switch on this CPU, the wait that ends is the clock minus the next task's `sched_info.last_queued`. No wakeup hook,
 //! no timestamp per task, no clock read. Before a scrape, `cpu_settle` is run on each CPU, so that a task that has not been
 //! switched out yet is charged up to the last tick. `iter/cgroup` (6.1+) reads the bandwidth counters of all cgroups.
-//! Maps: `CPU` (by slot), `RUNNING` (by CPU: who runs since when), rows of `series`.
+//! Maps: `CPU` (by slot), `RUNNING` (by CPU: who runs since when), `BANDWIDTHS` and `BANDWIDTH_WALK` (the records of the last
+//! walk, and their number), rows of `series`.
 //! Metrics: `container_cpu_usage_seconds_total`, `container_cpu_run_queue_latency_seconds`, `container_cpu_cfs_*`,
 //! `container_spec_cpu_{quota,period}`.
 //! Cost: see `cargo xtask bench`; README has the figure.
@@ -75,7 +76,7 @@ pub const SIGNAL: Signal = Signal {
             required: false,
         },
     ],
-    maps: &[CPU, "RUNNING"],
+    maps: &[CPU, "RUNNING", BANDWIDTHS, BANDWIDTH_WALK],
 };
 
 /// From a task to the clock of the run queue that it is on (`CONFIG_FAIR_GROUP_SCHED`).
@@ -89,8 +90,12 @@ const CLOCK_FIELDS: [Field; 3] = [
 pub const CPU: &str = "CPU";
 /// The program that [`Hook::OnCpu`] runs.
 pub const SETTLE: &str = "cpu_settle";
-/// The program that reads [`Bandwidth`].
+/// The program that fills [`BANDWIDTHS`].
 pub const BANDWIDTH: &str = "cpu_bandwidth";
+/// The map of [`Bandwidth`], by position in the walk.
+pub const BANDWIDTHS: &str = "BANDWIDTHS";
+/// The map of how many records have been written: user space sets it to 0 before the walk.
+pub const BANDWIDTH_WALK: &str = "BANDWIDTH_WALK";
 
 layout! {
     /// What a cgroup's tasks ran.
@@ -174,6 +179,11 @@ mod probe {
 
     #[btf_map]
     static CPU: Array<Cpu, { DEFAULT_SLOTS as usize }, MMAPABLE> = Array::new();
+
+    #[btf_map]
+    static BANDWIDTHS: Array<Bandwidth, { DEFAULT_SLOTS as usize }, MMAPABLE> = Array::new();
+    #[btf_map]
+    static BANDWIDTH_WALK: Array<u64, 1, MMAPABLE> = Array::new();
 
     /// Who runs on this CPU, and since when.
     #[repr(C)]
@@ -304,15 +314,17 @@ mod probe {
             if quota == u64::MAX {
                 return 0;
             }
-            let record = Bandwidth {
-                id: id(cgroup),
-                period: read(group, &TASK_GROUP_PERIOD).unwrap_or(0),
-                quota,
-                periods: read(group, &TASK_GROUP_NR_PERIODS).unwrap_or(0),
-                throttled_periods: read(group, &TASK_GROUP_NR_THROTTLED).unwrap_or(0),
-                throttled: read(group, &TASK_GROUP_THROTTLED_TIME).unwrap_or(0),
-            };
-            (*ctx).write(&record)
+            let Some(walk) = BANDWIDTH_WALK.get_ptr_mut(0) else { return 0 };
+            let at = *walk;
+            *walk = at + 1;
+            let Some(record) = BANDWIDTHS.get_ptr_mut(at as u32) else { return 0 };
+            (*record).id = id(cgroup);
+            (*record).period = read(group, &TASK_GROUP_PERIOD).unwrap_or(0);
+            (*record).quota = quota;
+            (*record).periods = read(group, &TASK_GROUP_NR_PERIODS).unwrap_or(0);
+            (*record).throttled_periods = read(group, &TASK_GROUP_NR_THROTTLED).unwrap_or(0);
+            (*record).throttled = read(group, &TASK_GROUP_THROTTLED_TIME).unwrap_or(0);
         }
+        0
     }
 }

@@ -22,6 +22,7 @@ mod kernel;
 mod layout;
 pub mod loss;
 pub mod memory;
+pub mod pressure;
 pub mod series;
 
 /// Everything that user space needs to know about a signal.
@@ -89,4 +90,4 @@ pub enum Source {
 
 /// Every signal, in the order of the documentation. `cgroup` comes first: the others charge to the slots that it keeps.
 pub const SIGNALS: &[&Signal] =
-    &[&cgroup::SIGNAL, &cpu::SIGNAL, &memory::SIGNAL, &block_io::SIGNAL, &http::SIGNAL];
+    &[&cgroup::SIGNAL, &cpu::SIGNAL, &memory::SIGNAL, &pressure::SIGNAL, &block_io::SIGNAL, &http::SIGNAL];

@@ -55,7 +55,7 @@ pub struct Agent {
     #[arg(long, env = "PODMETER_CGROUPFS", value_name = "DIR", default_value = "/sys/fs/cgroup")]
     pub cgroupfs: PathBuf,
 
-    /// How many cgroups can be charged at the same time; 100 bytes of kernel memory each. What more do is counted in the node's
+    /// How many cgroups can be charged at the same time; 350 bytes of kernel memory each. What more do is counted in the node's
     /// total only, and in podmeter_lost_total.
     #[arg(long, env = "PODMETER_MAX_CGROUPS", value_name = "N", default_value_t = exporter_ebpf::cgroup::DEFAULT_SLOTS,
           value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn defaults_measure_everything() {
         let Command::Agent(agent) = parse("podmeter agent").unwrap().command;
-        assert_eq!(agent.signals, ["cpu", "memory", "block_io", "http"]);
+        assert_eq!(agent.signals, ["cpu", "memory", "pressure", "block_io", "http"]);
         assert!(agent.listen.ip().is_loopback());
     }
 

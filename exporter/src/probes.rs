@@ -163,6 +163,11 @@ impl Probes {
         }
     }
 
+    /// Like [`Self::degrade`], for an iterator whose cgroups' files say the same.
+    pub fn degrade_to_files(&mut self, program: &str, error: &anyhow::Error) {
+        self.degrade(program, format!("reading the cgroups' files instead: {error:#}"));
+    }
+
     /// Whether the program is loaded and, if it has a hook, attached.
     pub fn is_attached(&self, program: &str) -> bool {
         self.verdicts.iter().any(|verdict| verdict.program == program && verdict.state == State::Attached)
@@ -186,7 +191,7 @@ impl Probes {
     ///
     /// # Errors
     /// As [`Self::take`], or when the kernel refuses.
-    pub fn array<T: Pod>(&mut self, name: &str) -> anyhow::Result<MappedArray<T>> {
+    pub fn array<T: Pod>(&self, name: &str) -> anyhow::Result<MappedArray<T>> {
         let ebpf = self.ebpf.as_ref().ok_or_else(|| anyhow!("the eBPF object is not loaded"))?;
         let Some(Map::Array(data)) = ebpf.map(name) else {
             return Err(anyhow!("array {name} is not in the object"));
@@ -202,6 +207,17 @@ impl Probes {
     pub fn iter_cgroup(&self, program: &str, root: &Path) -> anyhow::Result<IterLink> {
         let root = File::open(root).with_context(|| format!("opening {}", root.display()))?;
         self.with_fd(program, |fd| Ok(IterLink::cgroup(fd, root.as_fd())?))
+    }
+
+    /// Runs an attached iterator program over one cgroup: what it wrote.
+    ///
+    /// # Errors
+    /// As [`Self::iter_cgroup`].
+    pub fn sample_cgroup(program: BorrowedFd<'_>, cgroup: &Path) -> anyhow::Result<Vec<u8>> {
+        let cgroup = File::open(cgroup).with_context(|| format!("opening {}", cgroup.display()))?;
+        let mut bytes = Vec::new();
+        IterLink::one_cgroup(program, cgroup.as_fd())?.read(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Links an attached iterator program to a map.

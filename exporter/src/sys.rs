@@ -112,6 +112,7 @@ mod uapi {
     pub(super) const BPF_LINK_CREATE: libc::c_int = 28;
     pub(super) const BPF_ITER_CREATE: libc::c_int = 33;
     pub(super) const BPF_TRACE_ITER: u32 = 28;
+    pub(super) const BPF_CGROUP_ITER_SELF_ONLY: u32 = 1;
     pub(super) const BPF_CGROUP_ITER_DESCENDANTS_PRE: u32 = 2;
     pub(super) const BPF_F_TEST_RUN_ON_CPU: u32 = 1;
 
@@ -180,6 +181,14 @@ impl IterLink {
         Self::create(program, &mut [uapi::BPF_CGROUP_ITER_DESCENDANTS_PRE, root.as_raw_fd() as u32, 0, 0])
     }
 
+    /// Links an `iter/cgroup` program to the one cgroup of the directory.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn one_cgroup(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<Self> {
+        Self::create(program, &mut [uapi::BPF_CGROUP_ITER_SELF_ONLY, cgroup.as_raw_fd() as u32, 0, 0])
+    }
+
     /// Links an iterator over map elements to the map (5.9+).
     ///
     /// # Errors
@@ -202,7 +211,15 @@ impl IterLink {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Walks once, and appends what the program wrote to `out`.
+    /// Walks once, with a program that writes its records to maps.
+    ///
+    /// # Errors
+    /// When the kernel refuses or the read fails.
+    pub fn walk(&self) -> io::Result<()> {
+        self.read(&mut Vec::new())
+    }
+
+    /// Walks once, and appends what the program wrote to `out`. Over cgroups, no more than 32 KiB: the kernel cannot read on.
     ///
     /// # Errors
     /// When the kernel refuses or the read fails.

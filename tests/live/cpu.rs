@@ -31,7 +31,8 @@ fn quiet<T: PartialEq>(agent: &Agent, read: impl Fn() -> T) -> (Scrape, T) {
 
 /// Puts a process on one CPU for good.
 fn pin(process: &Gated) {
-    let pinned = Command::new("taskset").args(["-pc", "0", &process.pid().to_string()]).output().expect("taskset");
+    let pinned =
+        Command::new("taskset").args(["-pc", "0", &process.pid().to_string()]).output().expect("taskset");
     assert!(pinned.status.success(), "{pinned:?}");
 }
 
@@ -48,9 +49,6 @@ fn usage_is_the_kernels_account() {
     spinners.iter().for_each(|spinner| _ = spinner.pause());
     let (scrape, after) = quiet(&agent, || account(&cgroup));
     let (own, kernel) = (usage(&scrape, &cgroup) - start, after - before);
-    for l in scrape.0.lines().filter(|l| l.starts_with("podmeter_lost") && !l.ends_with(" 0")) { println!("{l}"); }
-    println!("{}", String::from_utf8_lossy(&Command::new("bpftool").args(["prog","show"]).output().unwrap().stdout));
-    println!("own {own} kernel {kernel} ratio {}", own / kernel);
     assert!(kernel > 0.0, "the spinners did not run");
     assert!((own - kernel).abs() <= kernel * TOLERANCE, "{own} s, and the kernel says {kernel} s");
 }
@@ -75,8 +73,10 @@ fn usage_grows_while_the_process_runs() {
     let second = scrape();
     let own = second.1 - first.1;
     let (least, most) = (second.0 - first.2, second.2 - first.0);
-    println!("{first:?} {second:?} own {own} in {least} {most}");
-    assert!(own >= least * (1.0 - TOLERANCE) && own <= most * (1.0 + TOLERANCE), "{least} s <= {own} s <= {most} s");
+    assert!(
+        own >= least * (1.0 - TOLERANCE) && own <= most * (1.0 + TOLERANCE),
+        "{least} s <= {own} s <= {most} s"
+    );
     assert!(own > 0.0);
 }
 
@@ -87,27 +87,65 @@ fn waits_are_the_schedulers_run_delay() {
     sleeper.go();
     let mut spinners: Vec<_> = (0..3).map(|_| cgroup.spawn(&SPIN)).collect();
     for spinner in &spinners {
+        // On one CPU for good: a migration begins the wait anew, for us though not for the kernel.
         pin(spinner);
         spinner.asleep();
     }
     let agent = Agent::start(&["--signals", "cpu"]);
-    let delays = |spinners: &[Gated]| spinners.iter().map(Gated::run_delay).collect::<Vec<_>>();
-    let of = |scrape: &Scrape, name| scrape.value(name, &[("id", cgroup.path())]).unwrap_or(0.0);
-    let (first, before) = quiet(&agent, || delays(&spinners));
-    spinners.iter_mut().for_each(|spinner| _ = spinner.go());
-    thread::sleep(Duration::from_millis(1500));
-    spinners.iter().for_each(|spinner| _ = spinner.pause());
-    let (second, after) = quiet(&agent, || delays(&spinners));
-    let kernel = (after.iter().sum::<u64>() - before.iter().sum::<u64>()) as f64 / 1e9;
-    let own = of(&second, WAIT_SUM) - of(&first, WAIT_SUM);
-    let count = of(&second, WAIT_COUNT) - of(&first, WAIT_COUNT);
-    for l in second.0.lines().filter(|l| l.starts_with("podmeter_lost") && !l.ends_with(" 0")) { println!("{l}"); }
-    println!("{}", String::from_utf8_lossy(&Command::new("bpftool").args(["prog","show"]).output().unwrap().stdout));
-    println!("own {own} kernel {kernel} count {count} idle {:?}", second.value(WAIT_COUNT, &[("id", idle.path())]));
-    assert!(count > 0.0 && kernel > 0.0, "three on one CPU wait for it: {count} waits, {kernel} s");
-    assert!((own - kernel).abs() <= kernel * 0.01 + 0.01, "{own} s, and the kernel says {kernel} s");
-    let idle_count = second.value(WAIT_COUNT, &[("id", idle.path())]).unwrap_or(0.0);
-    assert!(idle_count <= 5.0, "a process that sleeps waits for no CPU: {idle_count}");
+    spinners.iter_mut().for_each(|spinner| _ = spinner.go().pause());
+    let mut before = Waits::read(&agent, &cgroup, &spinners);
+    // Rounds, because the switch that ends a wait may be one that the kernel does not report: on the kernel of this
+    // project's sandbox it reports none away from a thread of process 1. Such waits are declared, and their length unknown.
+    wait::until("a round in which every switch was reported", || {
+        spinners.iter().for_each(|spinner| _ = spinner.resume());
+        thread::sleep(Duration::from_millis(300));
+        spinners.iter().for_each(|spinner| _ = spinner.pause());
+        let after = Waits::read(&agent, &cgroup, &spinners);
+        let (switches, count) = (after.switches - before.switches, after.count - before.count);
+        let (kernel, own) = (after.kernel - before.kernel, after.own - before.own);
+        let missed = after.missed - before.missed;
+        before = after;
+        assert!(count > 0.0 && kernel > 0.0, "three on one CPU wait for it: {count} waits, {kernel} s");
+        assert!(own <= kernel * 1.01 + 0.01, "{own} s, and the kernel says {kernel} s");
+        assert!(
+            count <= switches && switches - count <= missed,
+            "{count} of {switches} switches, {missed} missed"
+        );
+        (count == switches).then(|| {
+            assert!((own - kernel).abs() <= kernel * 0.01 + 0.01, "{own} s, and the kernel says {kernel} s");
+        })
+    });
+    let scrape = agent.scrape();
+    let count = scrape.value(WAIT_COUNT, &[("id", idle.path())]).unwrap_or(0.0);
+    assert!(count <= 5.0, "a process that sleeps waits for no CPU: {count}");
+}
+
+/// Run-queue waits of processes that are stopped.
+struct Waits {
+    /// The kernel's account of each process: how often it was switched out, and what it waited, seconds.
+    switches: f64,
+    kernel: f64,
+    /// The cgroup's histogram.
+    count: f64,
+    own: f64,
+    /// Switches on the machine that were not reported.
+    missed: f64,
+}
+
+impl Waits {
+    fn read(agent: &Agent, cgroup: &Cgroup, processes: &[Gated]) -> Self {
+        let accounts =
+            || processes.iter().map(|process| (process.switches(), process.run_delay())).collect::<Vec<_>>();
+        let (scrape, accounts) = quiet(agent, accounts);
+        let of = |name| scrape.value(name, &[("id", cgroup.path())]).unwrap_or(0.0);
+        Self {
+            switches: accounts.iter().map(|account| account.0 as f64).sum(),
+            kernel: accounts.iter().map(|account| account.1 as f64 / 1e9).sum(),
+            count: of(WAIT_COUNT),
+            own: of(WAIT_SUM),
+            missed: scrape.value("podmeter_lost_total", &[("reason", "switch_missed")]).unwrap_or(0.0),
+        }
+    }
 }
 
 #[test]
@@ -145,8 +183,11 @@ fn throttling_is_what_the_cpu_controller_counts() {
 #[test]
 fn usage_starts_from_the_kernels_account() {
     let cgroup = Cgroup::new("older");
-    let mut process =
-        cgroup.spawn(&["/bin/sh", "-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo done; exec sleep 1000"]);
+    let mut process = cgroup.spawn(&[
+        "/bin/sh",
+        "-c",
+        "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo done; exec sleep 1000",
+    ]);
     process.go();
     assert_eq!(process.line(), "done");
     process.asleep();

@@ -37,7 +37,8 @@ fn plausible(random: &mut Random) -> Vec<u8> {
     let is_v4 = random.below(2) == 0;
     frame[12..14].copy_from_slice(if is_v4 { &[0x08, 0x00] } else { &[0x86, 0xdd] });
     // Few words of options mostly; sometimes a length that is too short, or longer than what is there.
-    let options = |random: &mut Random| if random.below(4) == 0 { random.below(16) } else { 5 + random.below(3) };
+    let options =
+        |random: &mut Random| if random.below(4) == 0 { random.below(16) } else { 5 + random.below(3) };
     let protocol = if random.below(10) == 0 { random.word() as u8 } else { 6 };
     if is_v4 {
         let words = options(random);
@@ -135,7 +136,12 @@ fn a_gibibyte_of_anything_arrives() {
     same(&sent, &sink.line());
     sink.finish();
     let scrape = lab.settled(0, 0);
-    assert_eq!(Lab::lost(&scrape, "connection_unknown"), 2, "it was seen, at both ends: {}", lab.story(&scrape));
+    assert_eq!(
+        Lab::lost(&scrape, "connection_unknown"),
+        2,
+        "it was seen, at both ends: {}",
+        lab.story(&scrape)
+    );
 }
 
 #[test]

@@ -33,7 +33,8 @@ impl Prometheus {
                 agent.address
             ),
         );
-        let address = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").to_string();
+        let address =
+            TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").to_string();
         let log = std::fs::File::create(directory.path().join("log")).expect("a log");
         let child = Command::new("prometheus")
             .arg(format!("--config.file={config}"))
@@ -46,14 +47,16 @@ impl Prometheus {
         let this = Self { address, child, directory };
         wait::until("prometheus", || std::net::TcpStream::connect(&this.address).ok());
         wait::until("prometheus is ready", || {
-            let answer = Command::new("curl").args(["-qsf", &format!("http://{}/-/ready", this.address)]).output();
+            let answer =
+                Command::new("curl").args(["-qsf", &format!("http://{}/-/ready", this.address)]).output();
             answer.expect("curl").status.success().then_some(())
         });
         this
     }
 
     fn api(&self, path: &str) -> Value {
-        let answer: Value = serde_json::from_str(&get(&self.address, &format!("/api/v1/{path}"))).expect("JSON");
+        let answer: Value =
+            serde_json::from_str(&get(&self.address, &format!("/api/v1/{path}"))).expect("JSON");
         assert_eq!(answer["status"], "success", "{answer}");
         answer["data"].clone()
     }
@@ -115,7 +118,11 @@ fn prometheus_scrapes_and_computes() {
     }
     // OpenMetrics tells the unit of a family, the text format does not.
     let metadata = prometheus.api("targets/metadata?metric=http_server_request_duration_seconds");
-    assert_eq!((&metadata[0]["type"], &metadata[0]["unit"]), (&"histogram".into(), &"seconds".into()), "{metadata}");
+    assert_eq!(
+        (&metadata[0]["type"], &metadata[0]["unit"]),
+        (&"histogram".into(), &"seconds".into()),
+        "{metadata}"
+    );
     let log = prometheus.log();
     let complaints = log.lines().filter(|line| line.contains("level=warn") || line.contains("level=error"));
     assert_eq!(complaints.collect::<Vec<_>>(), Vec::<&str>::new());
@@ -158,7 +165,8 @@ fn curl_gets_it_compressed() {
     let lab = Lab::whole(&[]);
     let url = format!("http://{}/metrics", lab.agent.address);
     let size = |arguments: &[&str]| {
-        let arguments = [arguments, &["--output", "/dev/null", "--write-out", "%{size_download}", &url]].concat();
+        let arguments =
+            [arguments, &["--output", "/dev/null", "--write-out", "%{size_download}", &url]].concat();
         String::from_utf8(curl(&arguments)).ok().and_then(|size| size.parse::<u64>().ok()).expect("a number")
     };
     let (plain, compressed) = (size(&[]), size(&["--compressed"]));
@@ -177,7 +185,9 @@ fn openmetrics_is_for_those_who_ask() {
     let get = |accept: &str| {
         let accept = format!("Accept: {accept}");
         let text = String::from_utf8(curl(&["--include", "--header", &accept, &url])).expect("text");
-        text.split_once("\r\n\r\n").map(|(head, body)| (head.to_ascii_lowercase(), body.to_owned())).expect("a head")
+        text.split_once("\r\n\r\n")
+            .map(|(head, body)| (head.to_ascii_lowercase(), body.to_owned()))
+            .expect("a head")
     };
     for accept in [
         "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\

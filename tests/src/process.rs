@@ -101,6 +101,16 @@ impl Gated {
         text.split(' ').nth(1).and_then(|field| field.parse().ok()).expect("three numbers")
     }
 
+    /// How often it was switched out, of its own accord and not: the kernel's own count.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn switches(&self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it is there");
+        let lines = text.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+        lines.map(|(_, count)| count.trim().parse::<u64>().expect("a number")).sum()
+    }
+
     /// Waits for the program to end, however it does.
     ///
     /// # Panics

@@ -18,8 +18,20 @@ impl TempDir {
     /// # Panics
     /// When it cannot be made.
     pub fn new(name: &str) -> Self {
+        Self::below(&std::env::temp_dir(), name)
+    }
+
+    /// Makes it where files are on a disk rather than in memory.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn on_disk(name: &str) -> Self {
+        Self::below(Path::new("/var/tmp"), name)
+    }
+
+    fn below(directory: &Path, name: &str) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("podmeter-test-{}-{number}-{name}", std::process::id()));
+        let path = directory.join(format!("podmeter-test-{}-{number}-{name}", std::process::id()));
         fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Self(path)
     }

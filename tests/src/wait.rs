@@ -12,13 +12,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// # Panics
 /// When there is none for half a minute.
-pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    perhaps(ask).unwrap_or_else(|| panic!("waited in vain: {what}"))
+}
+
+/// Asks until there is an answer; `None` when there is none for half a minute.
+pub fn perhaps<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(answer) = ask() {
+        let answer = ask();
+        if answer.is_some() || Instant::now() >= deadline {
             return answer;
         }
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use exporter_ebpf::{
-    cpu::{BANDWIDTH, Bandwidth, CPU, Cpu, SETTLE, SIGNAL},
+    cpu::{BANDWIDTH, BANDWIDTH_WALK, BANDWIDTHS, Bandwidth, CPU, Cpu, SETTLE, SIGNAL},
     series::Family,
 };
 
@@ -118,7 +118,7 @@ fn possible_cpus(sysfs: &Path) -> Vec<u32> {
 struct Collect {
     cpu: MappedArray<Cpu>,
     settle: Option<(OwnedFd, Vec<u32>)>,
-    bandwidth: Option<IterLink>,
+    bandwidth: Option<Walker>,
     /// What a workload had consumed before the probe saw it, ns; negative when the kernel's account lags.
     base: HashMap<WorkloadId, i64>,
     /// What cgroups that are gone had consumed, ns: of workloads that go on, and of all.
@@ -132,16 +132,9 @@ impl Collect {
             probes.is_attached(SETTLE).then(|| probes.with_fd(SETTLE, |fd| Ok(fd.try_clone_to_owned()?)));
         let settle = settle.transpose()?.map(|fd| (fd, cpus));
         let root = tree.layout().cpu.map(|index| tree.layout().hierarchies[index].root.clone());
-        let bandwidth = match root.filter(|_| probes.is_attached(BANDWIDTH)) {
-            Some(root) => match probes.iter_cgroup(BANDWIDTH, &root) {
-                Ok(link) => Some(link),
-                Err(error) => {
-                    probes.degrade(BANDWIDTH, format!("reading the cgroups' files instead: {error:#}"));
-                    None
-                }
-            },
-            None => None,
-        };
+        let walker = root.filter(|_| probes.is_attached(BANDWIDTH)).map(|root| Walker::new(probes, &root));
+        let bandwidth = walker
+            .and_then(|walker| walker.inspect_err(|error| probes.degrade_to_files(BANDWIDTH, error)).ok());
         let cpu = probes.array(CPU)?;
         let (base, retained) = (HashMap::new(), HashMap::new());
         Ok(Self { cpu, settle, bandwidth, base, retained, departed: 0 })
@@ -206,7 +199,7 @@ impl Collect {
 
     fn throttling(&self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
         let limited = match &self.bandwidth {
-            Some(link) => self.from_iterator(link, context.tree)?,
+            Some(walker) => walker.read(context.tree)?,
             None => from_files(context.tree),
         };
         let workload = |id: WorkloadId| context.tree.get(id).map_or(&[][..], |workload| &workload.labels);
@@ -225,12 +218,31 @@ impl Collect {
         }
         Ok(())
     }
+}
 
-    fn from_iterator(&self, link: &IterLink, tree: &Tree) -> anyhow::Result<Vec<(WorkloadId, Bandwidth)>> {
+/// Reads [`Bandwidth`] of all cgroups in one go.
+struct Walker {
+    link: IterLink,
+    records: MappedArray<Bandwidth>,
+    next: MappedArray<u64>,
+}
+
+impl Walker {
+    fn new(probes: &Probes, root: &Path) -> anyhow::Result<Self> {
+        let link = probes.iter_cgroup(BANDWIDTH, root)?;
+        Ok(Self { link, records: probes.array(BANDWIDTHS)?, next: probes.array(BANDWIDTH_WALK)? })
+    }
+
+    fn read(&self, tree: &Tree) -> anyhow::Result<Vec<(WorkloadId, Bandwidth)>> {
         let Some(hierarchy) = tree.layout().cpu else { return Ok(Vec::new()) };
-        let mut bytes = Vec::new();
-        link.read(&mut bytes)?;
-        let records = sys::records::<Bandwidth>(&bytes);
+        self.next.set(0, 0);
+        self.link.walk()?;
+        let count = self.next.get(0).unwrap_or(0);
+        anyhow::ensure!(
+            count <= u64::from(self.records.len()),
+            "{count} cgroups have a quota: raise --max-cgroups"
+        );
+        let records = (0..count as u32).filter_map(|at| self.records.get(at));
         Ok(records.filter_map(|record| Some((tree.workload_at((hierarchy, record.id))?, record))).collect())
     }
 }

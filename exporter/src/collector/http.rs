@@ -128,7 +128,7 @@ impl Collector for Collect {
 
     fn collect(&mut self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
         if let Some(flush) = &self.flush {
-            flush.read(&mut Vec::new())?;
+            flush.walk()?;
         }
         for (metric, family) in [(&SERVER, Family::HttpServer), (&CLIENT, Family::HttpClient)] {
             let rows = context.rows(family);

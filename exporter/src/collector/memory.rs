@@ -3,17 +3,25 @@
 pub mod files;
 pub mod vmstats;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
 
-use exporter_ebpf::memory::{Memory, READ, SIGNAL};
+use exporter_ebpf::memory::{MEMORY, MEMORY_WALK, Memory, READ, SAMPLE, SIGNAL, Walk};
+use tracing::warn;
 
 use self::vmstats::Order;
-use super::{Collector, Context, Start, pressure};
+use super::{Collector, Context, Start};
 use crate::{
-    cgroup::tree::{Tree, WorkloadId},
+    cgroup::{
+        layout::HierarchyIndex,
+        tree::{Tree, WorkloadId},
+    },
     probes::Probes,
     snapshot::{Kind, Metric, Snapshot},
-    sys::{self, IterLink},
+    sys::{self, IterLink, MappedArray},
 };
 
 macro_rules! metric {
@@ -96,12 +104,6 @@ pub static METRICS: &[&Metric] = &[
     &FAILURES,
     &OOM,
     &LIMIT,
-    &pressure::CPU_WAITING,
-    &pressure::CPU_STALLED,
-    &pressure::MEMORY_WAITING,
-    &pressure::MEMORY_STALLED,
-    &pressure::IO_WAITING,
-    &pressure::IO_STALLED,
     &SOURCE,
 ];
 
@@ -146,50 +148,90 @@ pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
 
 /// The collector.
 struct Collect {
-    iterator: Option<IterLink>,
+    walker: Option<Walker>,
     order: Option<Order>,
+    /// Scrapes so far. The search costs some milliseconds, so it is made less often when it keeps finding nothing.
+    searches: u32,
     last: HashMap<WorkloadId, Values>,
     page: u64,
+}
+
+/// Reads all memory cgroups in one go.
+struct Walker {
+    link: IterLink,
+    sample: OwnedFd,
+    records: MappedArray<Memory>,
+    walk: MappedArray<Walk>,
+}
+
+impl Walker {
+    fn new(probes: &Probes, root: &Path) -> anyhow::Result<Self> {
+        let link = probes.iter_cgroup(READ, root)?;
+        let sample = probes.with_fd(SAMPLE, |fd| Ok(fd.try_clone_to_owned()?))?;
+        Ok(Self { link, sample, records: probes.array(MEMORY)?, walk: probes.array(MEMORY_WALK)? })
+    }
+
+    fn read(&self, order: Order) -> anyhow::Result<impl Iterator<Item = Memory>> {
+        self.walk.set(0, Walk { next: 0, anon: order.anon as u64, faults: order.faults as u64 });
+        self.link.walk()?;
+        let count = self.walk.get(0).map_or(0, |walk| walk.next);
+        anyhow::ensure!(
+            count <= u64::from(self.records.len()),
+            "{count} memory cgroups: raise --max-cgroups"
+        );
+        Ok((0..count as u32).filter_map(|at| self.records.get(at)))
+    }
 }
 
 impl Collect {
     /// Links the iterator, if the kernel has it.
     fn new(probes: &mut Probes, tree: &Tree) -> Self {
         let root = tree.layout().memory.map(|index| tree.layout().hierarchies[index].root.clone());
-        let iterator = root.filter(|_| probes.is_attached(READ)).and_then(|root| {
-            let link = probes.iter_cgroup(READ, &root);
-            link.inspect_err(|error| {
-                probes.degrade(READ, format!("reading the cgroups' files instead: {error:#}"))
-            })
-            .ok()
-        });
-        Self { iterator, order: None, last: HashMap::new(), page: sys::page_size() }
+        let walker = root.filter(|_| probes.is_attached(READ) && probes.is_attached(SAMPLE));
+        let walker = walker
+            .map(|root| Walker::new(probes, &root))
+            .and_then(|walker| walker.inspect_err(|error| probes.degrade_to_files(READ, error)).ok());
+        Self { walker, order: None, searches: 0, last: HashMap::new(), page: sys::page_size() }
     }
 
     /// Reads every shown workload; OOM kills of v1's sub-cgroups are summed up.
-    fn read(&mut self, tree: &Tree) -> anyhow::Result<HashMap<WorkloadId, Values>> {
-        let Some(hierarchy) = tree.layout().memory else { return Ok(HashMap::new()) };
-        let is_v2 = tree.layout().hierarchies[hierarchy].is_v2();
-        let records = match &self.iterator {
-            Some(link) => {
-                // Reading the root's statistics makes the kernel add up what the CPUs hold back.
-                files::flush(&tree.layout().hierarchies[hierarchy]);
-                let mut bytes = Vec::new();
-                link.read(&mut bytes)?;
-                sys::records::<Memory>(&bytes).collect()
+    fn read(&mut self, tree: &Tree) -> HashMap<WorkloadId, Values> {
+        let Some(hierarchy) = tree.layout().memory else { return HashMap::new() };
+        if let Some(walker) = &self.walker {
+            // Reading the root's statistics makes the kernel add up what the CPUs hold back.
+            files::flush(&tree.layout().hierarchies[hierarchy]);
+            if self.order.is_none() && (self.searches < 4 || self.searches.is_multiple_of(16)) {
+                self.order = vmstats::find(tree, hierarchy, walker.sample.as_fd(), self.page);
             }
-            None => Vec::new(),
-        };
-        if self.order.is_none() && !records.is_empty() {
-            self.order = vmstats::find(tree, hierarchy, &records, self.page);
+            self.searches += 1;
+            match self.order.map(|order| self.walk(walker, order, tree, hierarchy)) {
+                Some(Ok(values)) => return values,
+                Some(Err(error)) => {
+                    warn!(
+                        "reading the memory of all cgroups failed, reading their files from now on: {error:#}"
+                    );
+                    (self.walker, self.order) = (None, None);
+                }
+                None => {}
+            }
         }
-        let Some(order) = &self.order else { return Ok(files::read(tree, hierarchy)) };
+        files::read(tree, hierarchy)
+    }
+
+    fn walk(
+        &self,
+        walker: &Walker,
+        order: Order,
+        tree: &Tree,
+        hierarchy: HierarchyIndex,
+    ) -> anyhow::Result<HashMap<WorkloadId, Values>> {
+        let is_v2 = tree.layout().hierarchies[hierarchy].is_v2();
         let mut values: HashMap<WorkloadId, Values> = HashMap::new();
         let mut sub_kills: HashMap<WorkloadId, u64> = HashMap::new();
-        for record in &records {
+        for record in walker.read(order)? {
             let key = (hierarchy, record.id);
             if let Some(id) = tree.workload_at(key) {
-                values.insert(id, order.values(record, self.page, is_v2));
+                values.insert(id, vmstats::values(&record, self.page, is_v2));
             } else if !is_v2 && let Some(id) = tree.workload_of(key) {
                 *sub_kills.entry(id).or_default() += record.oom_kills;
             }
@@ -213,7 +255,7 @@ impl Collector for Collect {
 
     fn collect(&mut self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
         let tree = context.tree;
-        let mut values = self.read(tree)?;
+        let mut values = self.read(tree);
         // What died since the last scrape is shown once more, as it was then.
         for (id, _) in tree.all().filter(|(_, workload)| workload.is_dead()) {
             if let Some(last) = self.last.get(&id) {
@@ -265,7 +307,6 @@ impl Collector for Collect {
         for grave in tree.graves() {
             family.value(&grave.labels, &[], grave.oom_kills as f64);
         }
-        pressure::collect(context, out);
         let mut family = out.family(&SOURCE);
         for (source, is) in [("iterator", self.order.is_some()), ("files", self.order.is_none())] {
             family.value(&[], &[source], f64::from(u8::from(is)));

@@ -91,6 +91,7 @@ pub struct Entry {
 pub static COLLECTORS: &[Entry] = &[
     Entry { signal: &exporter_ebpf::cpu::SIGNAL, metrics: cpu::METRICS, new: cpu::new },
     Entry { signal: &exporter_ebpf::memory::SIGNAL, metrics: memory::METRICS, new: memory::new },
+    Entry { signal: &exporter_ebpf::pressure::SIGNAL, metrics: pressure::METRICS, new: pressure::new },
     Entry { signal: &exporter_ebpf::block_io::SIGNAL, metrics: block_io::METRICS, new: block_io::new },
     Entry { signal: &exporter_ebpf::http::SIGNAL, metrics: http::METRICS, new: http::new },
 ];

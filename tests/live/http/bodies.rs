@@ -1,6 +1,6 @@
 //! Bodies of every framing, and answers in several parts: one request each.
 
-use podmeter_tests::temp::TempDir;
+use podmeter_tests::{scrape::Scrape, temp::TempDir};
 
 use super::lab::{Lab, Server, Talk};
 
@@ -25,7 +25,10 @@ fn a_long_body_is_part_of_its_request() {
     assert_eq!(transfer(&lab, &[&body]).1, MEGABYTE);
     let data = format!("@{file}");
     assert_eq!(transfer(&lab, &["--data-binary", &data, &upload]).0, MEGABYTE);
-    assert_eq!(transfer(&lab, &["--data-binary", &data, "--header", "Expect: 100-continue", &upload]).0, MEGABYTE);
+    assert_eq!(
+        transfer(&lab, &["--data-binary", &data, "--header", "Expect: 100-continue", &upload]).0,
+        MEGABYTE
+    );
     assert_eq!(transfer(&lab, &["--data-binary", &data, "--header", "Expect:", &upload]).0, MEGABYTE);
     assert_eq!(transfer(&lab, &["--upload-file", &file, &upload]).0, MEGABYTE);
     let chunked = ["--upload-file", &file, "--header", "Transfer-Encoding: chunked", &upload];
@@ -34,7 +37,8 @@ fn a_long_body_is_part_of_its_request() {
     assert_eq!(transfer(&lab, &[&server.url("/close")]).1, 100_000, "until the connection closes");
     let scrape = lab.settled(8, 8);
     let count = |method, route| {
-        let labels = [("http_request_method", method), ("http_route", route), ("http_response_status_code", "200")];
+        let labels =
+            [("http_request_method", method), ("http_route", route), ("http_response_status_code", "200")];
         lab.counts(&scrape, &labels)
     };
     assert_eq!(count("GET", "/body/{id}"), (1, 1));
@@ -56,8 +60,15 @@ fn a_body_that_looks_like_a_request_is_none() {
     let server = lab.serve("127.0.0.1:0");
     let mut talk = open(&lab, &server);
     // In the segment of its head, in one of its own, and in many.
-    talk.all(&["send POST /a HTTP/1.1\\r\\nContent-Length: 19\\r\\n\\r\\nGET /x HTTP/1.1\\r\\n\\r\\n", "answer"]);
-    talk.all(&["send POST /a HTTP/1.1\\r\\nContent-Length: 19\\r\\n\\r\\n", "send GET /x HTTP/1.1\\r\\n\\r\\n", "answer"]);
+    talk.all(&[
+        "send POST /a HTTP/1.1\\r\\nContent-Length: 19\\r\\n\\r\\nGET /x HTTP/1.1\\r\\n\\r\\n",
+        "answer",
+    ]);
+    talk.all(&[
+        "send POST /a HTTP/1.1\\r\\nContent-Length: 19\\r\\n\\r\\n",
+        "send GET /x HTTP/1.1\\r\\n\\r\\n",
+        "answer",
+    ]);
     talk.say("send POST /a HTTP/1.1\\r\\nContent-Length: 9500\\r\\n\\r\\n");
     talk.all(&["repeat 500 GET /x HTTP/1.1\\r\\n\\r\\n", "answer", "close"]);
     let scrape = lab.settled(3, 3);
@@ -71,7 +82,13 @@ fn a_head_in_pieces_is_one_request() {
     let server = lab.serve("127.0.0.1:0");
     let mut talk = open(&lab, &server);
     // The request line is whole; its fields come later, and one of them looks like a request line.
-    talk.all(&["send GET /a HTTP/1.1\\r\\n", "send Host: peer\\r\\nX: ", "send GETX /b\\r\\n", "send \\r\\n", "answer"]);
+    talk.all(&[
+        "send GET /a HTTP/1.1\\r\\n",
+        "send Host: peer\\r\\nX: ",
+        "send GETX /b\\r\\n",
+        "send \\r\\n",
+        "answer",
+    ]);
     // The target goes on in the second segment: the request counts, but nobody knows for which route.
     talk.all(&["send GET /lo", "send ng HTTP/1.1\\r\\n\\r\\n", "answer", "close"]);
     let scrape = lab.settled(2, 2);
@@ -95,7 +112,12 @@ fn interim(path: &str, expect: &str) {
     }
     talk.say("close");
     let scrape = lab.settled(2, 2);
-    assert_eq!(lab.counts(&scrape, &[("http_response_status_code", "200")]), (2, 2), "{}", lab.story(&scrape));
+    assert_eq!(
+        lab.counts(&scrape, &[("http_response_status_code", "200")]),
+        (2, 2),
+        "{}",
+        lab.story(&scrape)
+    );
     assert_eq!(Lab::lost(&scrape, "request_pipelined"), 0, "{}", lab.story(&scrape));
 }
 
@@ -114,7 +136,42 @@ fn early_hints_are_no_answer() {
     interim("/early/apart", "");
 }
 
+/// They are too long to look behind them: such a request may be lost, but then it is told of, and it is no part of another.
 #[test]
-fn early_hints_in_the_segment_of_the_answer_are_no_answer() {
-    interim("/early/joined", "");
+fn early_hints_in_the_segment_of_the_answer_spoil_no_other_request() {
+    for method in ["GET", "POST"] {
+        let lab = Lab::alone(&[]);
+        let server = lab.serve("127.0.0.1:0");
+        let mut talk = open(&lab, &server);
+        for path in ["/early/joined", "/delay/300", "/early/joined", "/hello"] {
+            talk.say(&format!("send {method} {path} HTTP/1.1\\r\\n\\r\\n"));
+            talk.all(&[if path == "/early/joined" { "until Length: 0\\r\\n\\r\\n" } else { "answer" }]);
+        }
+        talk.say("close");
+        let told = |scrape: &Scrape| {
+            let (server, client) = lab.counts(scrape, &[]);
+            server + client + Lab::lost_in_all(scrape)
+        };
+        let scrape = lab.agent.scrape_until("every request is told of", |scrape| told(scrape) >= 8);
+        assert_eq!(told(&scrape), 8, "{method}: {}", lab.story(&scrape));
+        // The two that are plain count, and only the slow one is slow.
+        for route in ["/delay/{id}", "/hello"] {
+            let labels = [("http_route", route), ("http_response_status_code", "200")];
+            assert_eq!(lab.counts(&scrape, &labels), (1, 1), "{method}: {}", lab.story(&scrape));
+        }
+    }
+}
+
+#[test]
+fn a_status_line_of_its_own_is_an_answer() {
+    let lab = Lab::alone(&[]);
+    let server = lab.serve("127.0.0.1:0");
+    let mut talk = open(&lab, &server);
+    // Without a reason, as RFC 9112 allows, and as long as it must be.
+    for _ in 0..2 {
+        talk.all(&["send GET /pieces HTTP/1.1\\r\\n\\r\\n", "until Length: 0\\r\\n\\r\\n"]);
+    }
+    talk.say("close");
+    let scrape = lab.settled(2, 2);
+    assert_eq!(Lab::lost_in_all(&scrape), 0, "{}", lab.story(&scrape));
 }

@@ -81,9 +81,7 @@ impl Lab {
 
     /// A client that does what it is told.
     pub(crate) fn talk(&self) -> Talk {
-        let mut process = self.client.spawn(&[PEER, "talk"]);
-        process.go();
-        Talk(process)
+        Talk::start(&self.client, &[PEER, "talk"])
     }
 
     /// How many requests there are, at one side, of those that have the labels.
@@ -106,13 +104,25 @@ impl Lab {
             let (of_server, of_client) = self.counts(scrape, &[]);
             of_server >= server && of_client >= client || started.elapsed() > PATIENCE
         });
-        assert_eq!(self.counts(&scrape, &[]), (server, client), "at server and client:\n{}", self.story(&scrape));
+        assert_eq!(
+            self.counts(&scrape, &[]),
+            (server, client),
+            "at server and client:\n{}",
+            self.story(&scrape)
+        );
         scrape
     }
 
     /// How much was lost for a reason.
     pub(crate) fn lost(scrape: &Scrape, reason: &str) -> u64 {
         scrape.value("podmeter_lost_total", &[("reason", reason)]).expect("a counter for each reason") as u64
+    }
+
+    /// How much was lost for any reason but the cgroups' own: those may come from anywhere on the machine, always.
+    pub(crate) fn lost_in_all(scrape: &Scrape) -> u64 {
+        let reasons = scrape.label_values("podmeter_lost_total", "reason", &[]);
+        let reasons = reasons.iter().filter(|reason| !reason.starts_with("cgroup_"));
+        reasons.map(|reason| Self::lost(scrape, reason)).sum()
     }
 
     /// The lines of a scrape that tell of these requests, for whoever reads why a test failed.
@@ -175,6 +185,13 @@ impl Server {
 pub(crate) struct Talk(Gated);
 
 impl Talk {
+    /// Starts it by a command.
+    pub(crate) fn start(cgroup: &Cgroup, command: &[&str]) -> Self {
+        let mut process = cgroup.spawn(command);
+        process.go();
+        Self(process)
+    }
+
     /// Says a line; what was answered.
     pub(crate) fn say(&mut self, line: &str) -> String {
         writeln!(self.0.child.stdin.as_mut().expect("piped"), "{line}").expect("it listens");

@@ -43,17 +43,24 @@ fn check(lab: &Lab, scrape: &Scrape, labels: &[(&str, &str)], delay: f64, took: 
         for &(bound, count) in &buckets {
             let least = took.iter().filter(|took| **took <= bound).count() as u64;
             let most = if delay <= bound { took.len() as u64 } else { 0 };
-            let context = || format!("{side}, {delay} s, le {bound}: {count}, not {least} to {most}; {took:?}");
+            let context =
+                || format!("{side}, {delay} s, le {bound}: {count}, not {least} to {most}; {took:?}");
             assert!((least..=most).contains(&count), "{}", context());
         }
         let sum = scrape.sum(&format!("{side}_sum"), &labels);
         let (least, most) = (delay * took.len() as f64, took.iter().sum::<f64>());
-        assert!((least..=most).contains(&sum), "{side}, {delay} s: the sum {sum} is not within {least} to {most}");
+        assert!(
+            (least..=most).contains(&sum),
+            "{side}, {delay} s: the sum {sum} is not within {least} to {most}"
+        );
         let mut sorted = took.to_vec();
         sorted.sort_by(f64::total_cmp);
         let (found, from) = (quantile(&buckets, 0.5), bucket(&buckets, delay));
         let to = bucket(&buckets, sorted[took.len().div_ceil(2) - 1]);
-        assert!((from..=to).contains(&found), "{side}: the median is in bucket {found}, not {from} to {to}: {buckets:?}");
+        assert!(
+            (from..=to).contains(&found),
+            "{side}: the median is in bucket {found}, not {from} to {to}: {buckets:?}"
+        );
     }
 }
 

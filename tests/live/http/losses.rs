@@ -19,7 +19,7 @@ fn lab() -> (Lab, Server, Talk) {
 /// Waits for a loss to have happened, and checks that it is the only one; how many requests there are at server and client.
 fn only_lost(lab: &Lab, reason: &str, times: u64) -> (u64, u64) {
     let scrape = lab.agent.scrape_until(reason, |scrape| Lab::lost(scrape, reason) >= times);
-    let lost = scrape.sum("podmeter_lost_total", &[]) as u64;
+    let lost = Lab::lost_in_all(&scrape);
     assert_eq!((Lab::lost(&scrape, reason), lost), (times, times), "{}", lab.story(&scrape));
     lab.counts(&scrape, &[])
 }
@@ -54,7 +54,12 @@ fn tls_is_told_of() {
 #[test]
 fn http2_is_told_of() {
     let (lab, _server, mut talk) = lab();
-    talk.all(&["send PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n", "send GET /x HTTP/1.1\\r\\n\\r\\n", "half", "eof"]);
+    talk.all(&[
+        "send PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n",
+        "send GET /x HTTP/1.1\\r\\n\\r\\n",
+        "half",
+        "eof",
+    ]);
     assert_eq!(only_lost(&lab, "connection_http2", 2), (0, 0));
 }
 
@@ -85,7 +90,12 @@ fn an_upgrade_is_told_of() {
 #[test]
 fn pipelining_is_told_of() {
     let (lab, _server, mut talk) = lab();
-    talk.all(&["send GET /delay/200 HTTP/1.1\\r\\n\\r\\n", "send GET /b HTTP/1.1\\r\\n\\r\\n", "answer", "answer"]);
+    talk.all(&[
+        "send GET /delay/200 HTTP/1.1\\r\\n\\r\\n",
+        "send GET /b HTTP/1.1\\r\\n\\r\\n",
+        "answer",
+        "answer",
+    ]);
     only_lost(&lab, "request_pipelined", 2);
     talk.say("close");
     lab.settled(1, 1);

@@ -1,10 +1,10 @@
 //! A network that loses packets: two namespaces with a wire between them.
 
-use std::process::Command;
+use std::{process::Command, time::Instant};
 
-use podmeter_tests::{process::Gated, temp::TempDir};
+use podmeter_tests::{process::Gated, temp::TempDir, wait};
 
-use super::lab::{Lab, PEER};
+use super::lab::{CLIENT, Lab, PEER, SERVER, Talk};
 
 /// Runs a command of iproute2; whether it went well, and what it said.
 fn run(line: &str) -> (bool, String) {
@@ -29,11 +29,20 @@ impl Wire {
         must(&format!("ip netns add {a}"));
         must(&format!("ip netns add {b}"));
         must(&format!("ip -n {a} link add wire type veth peer name wire netns {b}"));
-        for (end, namespace) in this.0.iter().enumerate() {
-            must(&format!("ip -n {namespace} address add 10.99.0.{}/24 dev wire", end + 1));
-            must(&format!("ip -n {namespace} link set wire up"));
+        for (end, other) in [(1, 2), (2, 1)] {
+            let namespace = &this.0[end - 1];
+            must(&format!("ip -n {namespace} address add 10.99.0.{end}/24 dev wire"));
+            must(&format!("ip -n {namespace} link set wire address 02:00:00:00:00:0{end} up"));
+            // Known for good: a packet that waits for its neighbour's address is not lost when the wire is cut.
+            let neighbour = format!("10.99.0.{other} lladdr 02:00:00:00:00:0{other} nud permanent dev wire");
+            must(&format!("ip -n {namespace} neighbour replace {neighbour}"));
         }
         this
+    }
+
+    /// The command that runs another at one end.
+    fn within<'a>(&'a self, end: usize, command: &[&'a str]) -> Vec<&'a str> {
+        [&["ip", "netns", "exec", &self.0[end]], command].concat()
     }
 
     /// Makes both ends lose packets. Where this kernel has no netem, by a queue that is too short for what is sent.
@@ -42,7 +51,9 @@ impl Wire {
             let netem = run(&format!("tc -n {namespace} qdisc add dev wire root netem loss 2% limit 10000"));
             if !netem.0 {
                 println!("no netem here ({}): a short queue loses packets instead", netem.1.trim());
-                must(&format!("tc -n {namespace} qdisc add dev wire root tbf rate 80mbit burst 6kb limit 20kb"));
+                must(&format!(
+                    "tc -n {namespace} qdisc add dev wire root tbf rate 80mbit burst 6kb limit 20kb"
+                ));
             }
         }
     }
@@ -54,6 +65,15 @@ impl Wire {
             let dropped = said.split("dropped ").nth(1).and_then(|rest| rest.split(',').next()?.parse().ok());
             dropped.unwrap_or_else(|| panic!("{said}"))
         })
+    }
+
+    /// Cuts the wire at its first end, or joins it again: what is sent meanwhile is lost.
+    fn cut(&self, is_cut: bool) {
+        must(&format!("ip -n {} link set wire {}", self.0[0], if is_cut { "down" } else { "up" }));
+        let carrier = if is_cut { "NO-CARRIER" } else { "LOWER_UP" };
+        wait::until(carrier, || {
+            must(&format!("ip -n {} link show wire", self.0[1])).contains(carrier).then_some(())
+        });
     }
 }
 
@@ -73,8 +93,7 @@ fn lost_packets_lose_no_request() {
     const EACH: usize = 60;
     let lab = Lab::alone(&[]);
     let wire = Wire::new();
-    let within = |end: usize| ["ip", "netns", "exec", wire.0[end].as_str()];
-    let mut server: Gated = lab.server.spawn(&[&within(0)[..], &[PEER, "serve", "10.99.0.1:0"]].concat());
+    let mut server: Gated = lab.server.spawn(&wire.within(0, &[PEER, "serve", "10.99.0.1:0"]));
     let address = server.go().line();
     wire.lose();
     let directory = TempDir::new("network");
@@ -86,11 +105,12 @@ fn lost_packets_lose_no_request() {
         (&[], format!("http://{address}/body/30000?[1-{EACH}]")),
         (&["--header", &long], format!("http://{address}/hello?[1-{EACH}]")),
     ];
-    let curl = ["curl", "-q", "-s", "--max-time", "120", "--output", "/dev/null", "--write-out", "%{http_code}\\n"];
+    let curl =
+        ["curl", "-q", "-s", "--max-time", "120", "--output", "/dev/null", "--write-out", "%{http_code}\\n"];
     let streams = urls.iter().flat_map(|(flags, url)| {
         (0..STREAMS).map(|_| {
-            let line = [&within(1)[..], &curl, flags, &["--header", "Expect:", url]].concat();
-            let mut process = lab.client.spawn(&line);
+            let line = [&curl[..], flags, &["--header", "Expect:", url]].concat();
+            let mut process = lab.client.spawn(&wire.within(1, &line));
             process.go();
             process
         })
@@ -107,6 +127,42 @@ fn lost_packets_lose_no_request() {
     let scrape = lab.settled(sent, sent);
     for route in ["/upload", "/body/{id}", "/hello"] {
         let expected = (STREAMS * EACH) as u64;
-        assert_eq!(lab.counts(&scrape, &[("http_route", route)]), (expected, expected), "{}", lab.story(&scrape));
+        assert_eq!(
+            lab.counts(&scrape, &[("http_route", route)]),
+            (expected, expected),
+            "{}",
+            lab.story(&scrape)
+        );
+    }
+}
+
+/// A head that was lost comes a second time, after the body that it announces.
+#[test]
+fn a_body_may_come_before_its_head() {
+    const ROUNDS: u64 = 10;
+    let lab = Lab::alone(&[]);
+    let wire = Wire::new();
+    let mut server: Gated = lab.server.spawn(&wire.within(0, &[PEER, "serve", "10.99.0.1:0"]));
+    let address = server.go().line();
+    let mut talk = Talk::start(&lab.client, &wire.within(1, &[PEER, "talk"]));
+    talk.say(&format!("open {address}"));
+    talk.all(&["send GET /first HTTP/1.1\\r\\n\\r\\n", "answer"]);
+    let mut took = 0.0;
+    for _ in 0..ROUNDS {
+        wire.cut(true);
+        let started = Instant::now();
+        talk.say("send POST /upload HTTP/1.1\\r\\nContent-Length: 4\\r\\n\\r\\n");
+        wire.cut(false);
+        talk.all(&["send body", "answer"]);
+        took += started.elapsed().as_secs_f64();
+    }
+    talk.say("close");
+    let scrape = lab.settled(ROUNDS + 1, ROUNDS + 1);
+    assert_eq!(lab.counts(&scrape, &[("http_route", "/upload")]), (ROUNDS, ROUNDS), "{}", lab.story(&scrape));
+    for (side, id) in [(SERVER, &lab.server_id), (CLIENT, &lab.client_id)] {
+        let sum = |route| scrape.sum(&format!("{side}_sum"), &[("id", id), ("http_route", route)]);
+        assert!(sum("/upload") <= took, "{side}: {} s, not {took} s", sum("/upload"));
+        // The one before them ended when its answer did.
+        assert!(sum("/first") < 0.2, "{side}: {} s", sum("/first"));
     }
 }

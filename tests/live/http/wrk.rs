@@ -38,7 +38,8 @@ impl Nginx {
                      location = /status {{ stub_status; }} }} }}\n"
             ),
         );
-        let mut process = lab.server.spawn(&["nginx", "-p", &prefix.to_string(), "-c", &file, "-e", "stderr"]);
+        let mut process =
+            lab.server.spawn(&["nginx", "-p", &prefix.to_string(), "-c", &file, "-e", "stderr"]);
         process.go();
         let address = free.to_string();
         wait::until("nginx", || std::net::TcpStream::connect(&address).ok());
@@ -61,14 +62,20 @@ fn wrk_nginx_and_podmeter_agree() {
     let mut nginx = Nginx::start(&lab);
     let url = format!("http://{}/hello", nginx.address);
     let said = lab.run(&["wrk", "-t", "2", "-c", &CONNECTIONS.to_string(), "-d", "2s", &url]);
-    let completed = said.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse::<u64>().ok());
+    let completed =
+        said.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse::<u64>().ok());
     let completed = completed.unwrap_or_else(|| panic!("wrk counts:\n{said}"));
     assert!(completed > 0 && !said.contains("Socket errors"), "{said}");
-    let route = [("http_route", "/hello"), ("http_request_method", "GET"), ("http_response_status_code", "200")];
+    let route =
+        [("http_route", "/hello"), ("http_request_method", "GET"), ("http_response_status_code", "200")];
     // When wrk stops, requests are under way: the server answers them all, and the client is gone.
     let scrape = wait::until("nginx and podmeter agree", || {
         let (scrape, served) = (lab.agent.scrape(), nginx.requests());
-        println!("nginx {served}, podmeter {:?}, wrk {completed}\n{}", lab.counts(&scrape, &route), lab.story(&scrape));
+        println!(
+            "nginx {served}, podmeter {:?}, wrk {completed}\n{}",
+            lab.counts(&scrape, &route),
+            lab.story(&scrape)
+        );
         (lab.count(&scrape, SERVER, &route) == served).then_some(scrape)
     });
     let (server, client) = lab.counts(&scrape, &route);
@@ -77,6 +84,6 @@ fn wrk_nginx_and_podmeter_agree() {
     // Nothing but what is asked for here was seen, and nothing else was lost.
     let other = lab.count(&scrape, SERVER, &[]) - lab.count(&scrape, SERVER, &[("http_route", "/status")]);
     assert_eq!((other, lab.count(&scrape, CLIENT, &[])), (server, client));
-    let lost = scrape.sum("podmeter_lost_total", &[]) as u64;
+    let lost = Lab::lost_in_all(&scrape);
     assert_eq!(lost, Lab::lost(&scrape, "request_unanswered"), "{}", lab.story(&scrape));
 }

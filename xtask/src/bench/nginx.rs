@@ -78,7 +78,8 @@ pub(super) fn run(podmeter: &Path, effort: Effort, report: &mut Report) -> Resul
     rows(&rounds, report);
     report.note(format!(
         "nginx: one worker, wrk with 32 connections kept, a reply of 2 bytes, both CPUs full; with / without in the same \
-         round, medians of {} rounds of {} s (range).",
+         round, medians of {} rounds of {} s (range). nginx \
+         answers, and the agent counts, up to 32 requests that wrk does not wait for at the end.",
         effort.rounds, effort.seconds
     ));
     Ok(())

@@ -6,138 +6,156 @@
 //! (include/linux/mmzone.h, mm/memcontrol.c). Where the numbers of several cgroups agree with their files at exactly one
 //! place, that is the place; until then, and if it never happens, the files are read.
 
-use exporter_ebpf::memory::{EVENTS, Memory, STATE};
+use std::os::fd::BorrowedFd;
+
+use exporter_ebpf::memory::{EVENTS, INACTIVE_FILE, Memory, STATE, Sample};
 
 use super::{Values, files};
-use crate::cgroup::{layout::HierarchyIndex, tree::Tree};
+use crate::{
+    cgroup::{layout::HierarchyIndex, tree::Tree},
+    probes::Probes,
+    sys,
+};
 
 /// How many cgroups must agree, and how many are tried at most.
 const AGREE: usize = 2;
 const TRIED: usize = 64;
 
-const INACTIVE_FILE: usize = 2;
-const ACTIVE_FILE: usize = 3;
-
 /// Where the entries are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
     /// `NR_ANON_MAPPED` in `state[]`.
-    anon: usize,
+    pub anon: usize,
     /// `PGFAULT` in `events[]`.
-    faults: usize,
+    pub faults: usize,
 }
 
-impl Order {
-    /// A record as values.
-    pub fn values(&self, record: &Memory, page: u64, is_v2: bool) -> Values {
-        let bytes = |pages: u64| pages.saturating_mul(page);
-        // A statistic that is being added up can be below zero for a moment: the kernel's files say 0 then.
-        let state = |at: usize| bytes((record.state[at] as i64).max(0) as u64);
-        Values {
-            usage: bytes(record.usage),
-            max_usage: Some(bytes(record.watermark)),
-            limit: Some(bytes(record.max)).filter(|limit| *limit < 1 << 62),
-            anon: state(self.anon),
-            file: state(self.anon + 2),
-            mapped: state(self.anon + 1),
-            active_file: state(ACTIVE_FILE),
-            inactive_file: state(INACTIVE_FILE),
-            swap: is_v2.then_some(bytes(record.swap)),
-            failcnt: (!is_v2).then_some(record.failcnt),
-            faults: record.events[self.faults],
-            major_faults: record.events[self.faults + 1],
-            oom_kills: record.oom_kills,
-        }
+/// A record as values.
+pub fn values(record: &Memory, page: u64, is_v2: bool) -> Values {
+    let bytes = |pages: u64| pages.saturating_mul(page);
+    // A statistic that is being added up can be below zero for a moment: the kernel's files say 0 then.
+    let state = |pages: u64| bytes((pages as i64).max(0) as u64);
+    Values {
+        usage: bytes(record.usage),
+        max_usage: Some(bytes(record.watermark)),
+        limit: Some(bytes(record.max)).filter(|limit| *limit < 1 << 62),
+        anon: state(record.mapped[0]),
+        mapped: state(record.mapped[1]),
+        file: state(record.mapped[2]),
+        inactive_file: state(record.file_lru[0]),
+        active_file: state(record.file_lru[1]),
+        swap: is_v2.then_some(bytes(record.swap)),
+        failcnt: (!is_v2).then_some(record.failcnt),
+        faults: record.faults[0],
+        major_faults: record.faults[1],
+        oom_kills: record.oom_kills,
     }
 }
 
-/// Finds the order by the files of cgroups that are quiet; `None` while too few agree.
-pub fn find(tree: &Tree, hierarchy: HierarchyIndex, records: &[Memory], page: u64) -> Option<Order> {
-    let workload = |record: &Memory| tree.get(tree.workload_at((hierarchy, record.id))?);
-    let known = records.iter().filter_map(|record| Some((record, workload(record)?)));
-    // Those that say something: zeroes agree with everything.
-    let telling = known.filter(|(record, workload)| record.usage > 0 && &*workload.path != "/");
-    let samples = telling
-        .take(TRIED)
-        .filter_map(|(record, workload)| Some((record, files::values(tree, hierarchy, workload)?)));
-    agree(&samples.collect::<Vec<_>>(), page)
+/// Finds the order by the files of cgroups that are quiet; `None` while too few agree. `program` gives samples.
+pub fn find(tree: &Tree, hierarchy: HierarchyIndex, program: BorrowedFd<'_>, page: u64) -> Option<Order> {
+    let mount = &tree.layout().hierarchies[hierarchy];
+    let mut samples = Vec::new();
+    for (_, workload) in tree.shown().filter(|(_, workload)| &*workload.path != "/").take(TRIED) {
+        let Some(files) = files::values(tree, hierarchy, workload).filter(is_telling) else { continue };
+        let Ok(bytes) = Probes::sample_cgroup(program, &mount.directory(&workload.path)) else { continue };
+        samples.extend(sys::records::<Sample>(&bytes).map(|sample| (sample, files)));
+        if let Some(order) = agree(&samples, page) {
+            return Some(order);
+        }
+    }
+    None
 }
 
-/// The only order in which at least [`AGREE`] of the samples agree with their files. A busy cgroup has moved on between the two
-/// readings and agrees with none.
-fn agree(samples: &[(&Memory, Values)], page: u64) -> Option<Order> {
+/// Zeroes agree with everything.
+fn is_telling(files: &Values) -> bool {
+    files.anon > 0 && files.faults > 0
+}
+
+/// The order in which most of the samples, and at least [`AGREE`], agree with their files; none if two orders are as good. A busy
+/// cgroup has moved on between the two readings and agrees with none.
+fn agree(samples: &[(Sample, Values)], page: u64) -> Option<Order> {
+    let is = |pages: u64, bytes: u64| pages.checked_mul(page) == Some(bytes);
+    let fits = |order: &Order, (sample, files): &(Sample, Values)| {
+        let (state, events) = (&sample.state, &sample.events);
+        is(state[order.anon], files.anon)
+            && is(state[order.anon + 1], files.mapped)
+            && is(state[order.anon + 2], files.file)
+            && is(state[INACTIVE_FILE], files.inactive_file)
+            && is(state[INACTIVE_FILE + 1], files.active_file)
+            && events[order.faults] == files.faults
+            && events[order.faults + 1] == files.major_faults
+    };
     let orders = (0..STATE - 2).flat_map(|anon| (0..EVENTS - 1).map(move |faults| Order { anon, faults }));
-    let mut fitting = orders.filter(|order| {
-        let fits = |(record, files): &&(&Memory, Values)| {
-            let own = order.values(record, page, false);
-            files.anon > 0
-                && files.file > 0
-                && files.faults > 0
-                && (
-                    own.anon,
-                    own.mapped,
-                    own.file,
-                    own.faults,
-                    own.major_faults,
-                    own.inactive_file,
-                    own.active_file,
-                ) == (
-                    files.anon,
-                    files.mapped,
-                    files.file,
-                    files.faults,
-                    files.major_faults,
-                    files.inactive_file,
-                    files.active_file,
-                )
-        };
-        samples.iter().filter(fits).count() >= AGREE
-    });
-    let found = fitting.next()?;
-    fitting.next().is_none().then_some(found)
+    let (mut best, mut agreeing, mut is_unique) = (None, AGREE - 1, false);
+    for order in orders {
+        let count = samples.iter().filter(|sample| fits(&order, sample)).count();
+        if count > agreeing {
+            (best, agreeing, is_unique) = (Some(order), count, true);
+        } else if count == agreeing {
+            is_unique = false;
+        }
+    }
+    best.filter(|_| is_unique)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn record(seed: u64) -> Memory {
-        let mut record = Memory {
-            id: 1,
-            usage: 9,
-            max: 0,
-            watermark: 0,
-            failcnt: 0,
-            swap: 0,
-            oom_kills: 0,
-            state: [0; STATE],
-            events: [0; EVENTS],
-        };
-        record.state = std::array::from_fn(|i| seed * 100 + i as u64);
-        record.events = std::array::from_fn(|i| seed * 1000 + i as u64);
-        record
+    const PAGE: u64 = 4096;
+
+    fn sample(seed: u64) -> Sample {
+        Sample {
+            state: std::array::from_fn(|i| seed * 100 + i as u64),
+            events: std::array::from_fn(|i| seed * 1000 + i as u64),
+        }
     }
 
-    fn files(record: &Memory) -> Values {
-        Order { anon: 14, faults: 12 }.values(record, 4096, false)
+    /// What the files say of the sample if anonymous memory is entry 14 and faults are entry 12.
+    fn files(sample: &Sample) -> Values {
+        let pages = |at: usize| sample.state[at] * PAGE;
+        Values {
+            anon: pages(14),
+            mapped: pages(15),
+            file: pages(16),
+            inactive_file: pages(2),
+            active_file: pages(3),
+            faults: sample.events[12],
+            major_faults: sample.events[13],
+            ..Values::default()
+        }
     }
 
     #[test]
     fn finds_the_order_where_two_agree() {
-        let (a, b, busy) = (record(1), record(2), record(3));
+        let (a, b, busy) = (sample(1), sample(2), sample(3));
         let moved = Values { faults: 1, ..files(&busy) };
-        let samples = [(&a, files(&a)), (&busy, moved), (&b, files(&b))];
-        assert_eq!(agree(&samples, 4096), Some(Order { anon: 14, faults: 12 }));
+        let samples = [(a, files(&a)), (busy, moved), (b, files(&b))];
+        assert_eq!(agree(&samples, PAGE), Some(Order { anon: 14, faults: 12 }));
+    }
+
+    #[test]
+    fn the_order_that_more_agree_on_wins() {
+        let (a, b) = (sample(1), sample(2));
+        // Without page cache, entries 20 to 22 say the same as 14 to 16.
+        let mut poor = sample(3);
+        poor.state[14..17].copy_from_slice(&[7, 0, 0]);
+        poor.state[20..23].copy_from_slice(&[7, 0, 0]);
+        let poor = (poor, files(&poor));
+        assert_eq!(agree(&[poor, poor], PAGE), None);
+        assert_eq!(
+            agree(&[poor, poor, (a, files(&a)), (b, files(&b))], PAGE),
+            Some(Order { anon: 14, faults: 12 })
+        );
     }
 
     #[test]
     fn one_is_not_enough_and_two_orders_are_none() {
-        let a = record(1);
-        assert_eq!(agree(&[(&a, files(&a))], 4096), None);
-        let mut flat = record(1);
-        flat.state = [7; STATE];
-        flat.events = [7; EVENTS];
-        assert_eq!(agree(&[(&flat, files(&flat)), (&flat, files(&flat))], 4096), None);
-        assert_eq!(agree(&[], 4096), None);
+        let a = sample(1);
+        assert_eq!(agree(&[(a, files(&a))], PAGE), None);
+        let flat = Sample { state: [7; STATE], events: [7; EVENTS] };
+        assert_eq!(agree(&[(flat, files(&flat)), (flat, files(&flat))], PAGE), None);
+        assert_eq!(agree(&[], PAGE), None);
     }
 }

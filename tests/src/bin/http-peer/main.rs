@@ -54,15 +54,15 @@ fn pour(address: &str, bytes: usize) {
     println!("{} {:016x}", sum.bytes, sum.value());
 }
 
-/// Sends this many bytes, always the same ones.
+/// Sends this many bytes, always the same ones: a piece over and over, with its number.
 fn send(stream: &mut TcpStream, bytes: usize) -> std::io::Result<Sum> {
-    let (mut random, mut sum, mut piece) = (Random::new(bytes as u64), Sum::default(), vec![0; PIECE]);
+    let (mut sum, mut piece) = (Sum::default(), vec![0; PIECE]);
+    Random::new(bytes as u64).fill(&mut piece);
     let mut left = bytes;
     while left > 0 {
-        let piece = &mut piece[..left.min(PIECE)];
-        random.fill(piece);
-        // A binary protocol, for whoever would look at it: no segment begins like a head.
-        piece[0] |= 0x80;
+        // A binary protocol, for whoever would look at it: the first segment does not begin like a head.
+        piece[..8].copy_from_slice(&(left as u64 | 0x80).to_le_bytes());
+        let piece = &piece[..left.min(PIECE)];
         sum.add(piece);
         stream.write_all(piece)?;
         left -= piece.len();

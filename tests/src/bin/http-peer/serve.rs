@@ -156,6 +156,10 @@ fn answer(stream: &mut TcpStream, request: &Request) -> io::Result<bool> {
         // In one segment.
         ["early", "joined"] => stream.write_all([HINTS, EMPTY].concat().as_bytes())?,
         ["early", "continue"] => stream.write_all([CONTINUE, EMPTY].concat().as_bytes())?,
+        ["pieces"] => {
+            stream.write_all(b"HTTP/1.1 200 \r\n")?;
+            stream.write_all(b"Content-Length: 0\r\n\r\n")?;
+        }
         // Hints, and then nothing for as long as the client stays.
         ["hang"] => {
             stream.write_all(HINTS.as_bytes())?;
