@@ -1,4 +1,4 @@
-//! The checked-in object is what both halves declare: no program and no map more or less, and a licence that the kernel takes.
+//! The checked-in object is what both halves declare: not a program or map more or less, and a licence for every helper.
 
 use std::{collections::BTreeSet, fs, path::Path};
 

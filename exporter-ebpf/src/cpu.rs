@@ -1,11 +1,13 @@
 //! CPU: on-CPU time and run-queue wait per cgroup, and what CFS bandwidth control did.
 //!
 //! What: the time that tasks of a cgroup ran, and how long each of them had waited in the run queue when it got a CPU.
-//! Hooks: `tp_btf/sched_switch`, which alone gives both: the slice that ends is the run-queue clock minus the clock at the
-//! last switch on this CPU, the wait that ends is the clock minus the next task's `sched_info.last_queued`. No wakeup hook,
-//! no timestamp per task, no clock read. Before a scrape, `cpu_settle` is run on each CPU, so that a task that has not been
-//! switched out yet is charged up to the last tick. `iter/cgroup` (6.1+) reads the bandwidth counters of all cgroups.
-//! Maps: `CPU` (by slot), `RUNNING` (by CPU: who runs since when), `BANDWIDTHS` and `BANDWIDTH_WALK` (the records of the last
+//! Hooks: `tp_btf/sched_switch`, which alone gives both, from the task that leaves and the one that comes: the slice is what the
+//! scheduler added to `se.sum_exec_runtime` since it picked the task (the number that cpu.stat adds up, so the two agree), the
+//! wait is the run queue's clock minus `sched_info.last_queued`. No wakeup hook, no state per task, no clock read, and no need to
+//! have seen the switch before: some are not traced (0.4 % here, in perf too). Before a scrape, `cpu_settle` is run on each
+//! CPU, so that a task that has not been switched out yet is charged up to the last tick. `iter/cgroup` (6.1+) reads the
+//! bandwidth counters of all cgroups.
+//! Maps: `CPU` (by slot), `SETTLED` (by CPU: how far the running task has been charged), `BANDWIDTHS` and `BANDWIDTH_WALK` (the records of the last
 //! walk, and their number), rows of `series`.
 //! Metrics: `container_cpu_usage_seconds_total`, `container_cpu_run_queue_latency_seconds`, `container_cpu_cfs_*`,
 //! `container_spec_cpu_{quota,period}`.
@@ -23,23 +25,10 @@ pub const SIGNAL: Signal = Signal {
         Probe {
             program: "cpu_switch",
             hook: Hook::BtfTracepoint("sched_switch"),
-            fields: &[
-                ID_FIELDS[0],
-                ID_FIELDS[1],
-                CLOCK_FIELDS[0],
-                CLOCK_FIELDS[1],
-                CLOCK_FIELDS[2],
-                Field { global: "TASK_PID", source: Source::Offset("task_struct", &["pid"]) },
-                Field { global: "TASK_CGROUPS", source: Source::Offset("task_struct", &["cgroups"]) },
-                Field { global: "CSS_SET_DFL_CGRP", source: Source::Offset("css_set", &["dfl_cgrp"]) },
-                Field {
-                    global: "TASK_LAST_QUEUED",
-                    source: Source::Offset("task_struct", &["sched_info.last_queued"]),
-                },
-            ],
+            fields: TASK_FIELDS,
             required: true,
         },
-        Probe { program: "cpu_settle", hook: Hook::OnCpu, fields: &CLOCK_FIELDS, required: false },
+        Probe { program: SETTLE, hook: Hook::OnCpu, fields: TASK_FIELDS, required: false },
         Probe {
             program: "cpu_bandwidth",
             hook: Hook::IterCgroup,
@@ -76,11 +65,25 @@ pub const SIGNAL: Signal = Signal {
             required: false,
         },
     ],
-    maps: &[CPU, "RUNNING", BANDWIDTHS, BANDWIDTH_WALK],
+    maps: &[CPU, "SETTLED", BANDWIDTHS, BANDWIDTH_WALK],
 };
 
-/// From a task to the clock of the run queue that it is on (`CONFIG_FAIR_GROUP_SCHED`).
-const CLOCK_FIELDS: [Field; 3] = [
+const TASK_FIELDS: &[Field] = &[
+    ID_FIELDS[0],
+    ID_FIELDS[1],
+    Field { global: "TASK_PID", source: Source::Offset("task_struct", &["pid"]) },
+    Field { global: "TASK_PRIO", source: Source::Offset("task_struct", &["prio"]) },
+    Field { global: "TASK_CGROUPS", source: Source::Offset("task_struct", &["cgroups"]) },
+    Field { global: "CSS_SET_DFL_CGRP", source: Source::Offset("css_set", &["dfl_cgrp"]) },
+    // What the task has run, and what it had run when it was picked (set_next_entity); ns.
+    Field { global: "TASK_RUNTIME", source: Source::Offset("task_struct", &["se.sum_exec_runtime"]) },
+    Field { global: "TASK_PICKED", source: Source::Offset("task_struct", &["se.prev_sum_exec_runtime"]) },
+    Field {
+        global: "TASK_LAST_ARRIVAL",
+        source: Source::Offset("task_struct", &["sched_info.last_arrival"]),
+    },
+    Field { global: "TASK_LAST_QUEUED", source: Source::Offset("task_struct", &["sched_info.last_queued"]) },
+    // From a task to the clock of the run queue that it is on (CONFIG_FAIR_GROUP_SCHED).
     Field { global: "TASK_CFS_RQ", source: Source::Offset("task_struct", &["se.cfs_rq"]) },
     Field { global: "CFS_RQ_RQ", source: Source::Offset("cfs_rq", &["rq"]) },
     Field { global: "RQ_CLOCK", source: Source::Offset("rq", &["clock"]) },
@@ -151,6 +154,14 @@ mod probe {
     };
 
     #[unsafe(no_mangle)]
+    static TASK_RUNTIME: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static TASK_PICKED: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static TASK_LAST_ARRIVAL: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
+    static TASK_PRIO: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
     static TASK_PID: Global<u32> = Global::new(0);
     #[unsafe(no_mangle)]
     static TASK_CGROUPS: Global<u32> = Global::new(0);
@@ -185,18 +196,18 @@ mod probe {
     #[btf_map]
     static BANDWIDTH_WALK: Array<u64, 1, MMAPABLE> = Array::new();
 
-    /// Who runs on this CPU, and since when.
+    /// How far the task that runs on this CPU has been charged before its slice ended.
     #[repr(C)]
-    struct Running {
-        /// Run-queue clock, ns; 0 before the first switch.
-        since: u64,
-        slot: u32,
-        idle: u32,
+    struct Settled {
+        /// When its slice began: what tells slices apart.
+        arrival: u64,
+        /// How much of it has been charged, ns.
+        charged: u64,
     }
 
     /// Per CPU: `sched_switch` runs with interrupts off, and the settling interrupt therefore never in its midst.
     #[btf_map]
-    static RUNNING: PerCpuArray<Running, 1> = PerCpuArray::new();
+    static SETTLED: PerCpuArray<Settled, 1> = PerCpuArray::new();
 
     /// The clock of the run queue of a task that is on a CPU, ns.
     ///
@@ -208,54 +219,72 @@ mod probe {
         unsafe { load(load(load(task, &TASK_CFS_RQ), &CFS_RQ_RQ), &RQ_CLOCK) }
     }
 
-    /// Charges the slice up to `now`.
+    /// Tasks of the real-time classes have a priority below this (linux/sched/prio.h: `MAX_RT_PRIO`).
+    const FAIR: i32 = 100;
+
+    /// What a task has run since it was picked, ns, and when that was.
     ///
     /// # Safety
-    /// `running` points into `RUNNING`.
+    /// `task` is a BTF pointer to struct task_struct, of a task that is on a CPU.
     #[inline(always)]
-    unsafe fn charge(running: *mut Running, now: u64) {
+    unsafe fn slice(task: *const u8) -> (u64, u64) {
         // SAFETY: the caller's.
-        let (since, slot, idle) = unsafe { ((*running).since, (*running).slot, (*running).idle) };
-        if since == 0 || idle != 0 {
-            return;
+        unsafe {
+            let arrival: u64 = load(task, &TASK_LAST_ARRIVAL);
+            // Only the fair class keeps what a task had run when it was picked.
+            let (now, then) = if load::<i32>(task, &TASK_PRIO) >= 100000 {
+                (load::<u64>(task, &TASK_RUNTIME), load(task, &TASK_PICKED))
+            } else {
+                (clock(task), arrival)
+            };
+            if now < then {
+                count(Loss::NegativeDelta);
+                return (0, arrival);
+            }
+            (now - then, arrival)
         }
-        if now < since {
-            count(Loss::NegativeDelta);
-            return;
-        }
+    }
+
+    /// The slot of a task.
+    ///
+    /// # Safety
+    /// `task` is a BTF pointer to struct task_struct.
+    #[inline(always)]
+    unsafe fn slot_of(task: *const u8) -> u32 {
+        // SAFETY: the caller's.
+        unsafe { slot(id(load(load(task, &TASK_CGROUPS), &CSS_SET_DFL_CGRP))) }
+    }
+
+    #[inline(always)]
+    fn charge(slot: u32, nanos: u64) {
         if let Some(cpu) = CPU.get_ptr_mut(slot) {
             // SAFETY: an array element.
-            unsafe { add(&raw mut (*cpu).on_cpu, now - since) }
+            unsafe { add(&raw mut (*cpu).on_cpu, nanos) }
         }
     }
 
     /// match-proto:v5.18:void sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)
     #[btf_tracepoint(function = "sched_switch")]
     fn cpu_switch(ctx: BtfTracePointContext) -> i32 {
-        let next: *const u8 = ctx.arg(2);
-        let Some(running) = RUNNING.get_ptr_mut(0) else { return 0 };
-        // SAFETY: argument 2 is a BTF pointer to struct task_struct; `running` is this CPU's, and interrupts are off.
+        let (prev, next): (*const u8, *const u8) = (ctx.arg(1), ctx.arg(2));
+        let Some(settled) = SETTLED.get_ptr_mut(0) else { return 0 };
+        // SAFETY: arguments 1 and 2 are BTF pointers to struct task_struct; `settled` is this CPU's, and interrupts are off.
         unsafe {
-            let now = clock(next);
-            charge(running, now);
-            (*running).since = now;
-            if load::<u32>(next, &TASK_PID) == 0 {
-                (*running).idle = 1;
-                return 0;
+            if load::<u32>(prev, &TASK_PID) != 0 {
+                let (nanos, arrival) = slice(prev);
+                let charged = if (*settled).arrival == arrival { (*settled).charged } else { 0 };
+                charge(slot_of(prev), nanos.saturating_sub(charged));
             }
-            let cgroup = load(load(next, &TASK_CGROUPS), &CSS_SET_DFL_CGRP);
-            let slot = slot(id(cgroup));
-            (*running).idle = 0;
-            (*running).slot = slot;
             let queued: u64 = load(next, &TASK_LAST_QUEUED);
-            if queued == 0 {
+            if queued == 0 || load::<u32>(next, &TASK_PID) == 0 {
                 return 0;
             }
+            let now = clock(next);
             if now < queued {
                 count(Loss::NegativeDelta);
                 return 0;
             }
-            wait(slot, now - queued);
+            wait(slot_of(next), now - queued);
         }
         0
     }
@@ -281,15 +310,19 @@ mod probe {
     /// charges the task that is running now, so that a slice of minutes is not invisible until it ends.
     #[raw_tracepoint]
     fn cpu_settle(_ctx: RawTracePointContext) -> i32 {
-        let Some(running) = RUNNING.get_ptr_mut(0) else { return 0 };
-        // SAFETY: the helper gives a BTF pointer to the current task; `running` is this CPU's, and interrupts are off.
+        let Some(settled) = SETTLED.get_ptr_mut(0) else { return 0 };
+        // SAFETY: the helper gives a BTF pointer to the current task; `settled` is this CPU's.
         unsafe {
-            let now = clock(bpf_get_current_task_btf().cast_const().cast());
-            if (*running).idle == 0 && now > (*running).since {
-                charge(running, now);
-                if (*running).since != 0 {
-                    (*running).since = now;
-                }
+            let task: *const u8 = bpf_get_current_task_btf().cast_const().cast();
+            if load::<u32>(task, &TASK_PID) == 0 {
+                return 0;
+            }
+            let (nanos, arrival) = slice(task);
+            let charged = if (*settled).arrival == arrival { (*settled).charged } else { 0 };
+            if nanos > charged {
+                charge(slot_of(task), nanos - charged);
+                (*settled).arrival = arrival;
+                (*settled).charged = nanos;
             }
         }
         0

@@ -43,6 +43,8 @@ pub async fn run(config: Agent) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!("cannot listen on {}; choose another address with --listen", config.listen)
     })?;
+    // From here on a signal is an orderly end, and not the death that it is by default.
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let started = Instant::now();
     let registry = tokio::task::spawn_blocking(move || build(&config)).await?;
     report(&registry.probes);
@@ -52,7 +54,6 @@ pub async fn run(config: Agent) -> anyhow::Result<()> {
     tokio::spawn(beat(shared.clone()));
     let address = listener.local_addr()?;
     info!(%address, took_seconds = started.elapsed().as_secs_f64(), "serving http://{address}/metrics");
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let shutdown = async move {
         tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
         info!("stopping");

@@ -1,5 +1,5 @@
-//! The whole scrape, of a node that is a checked-in folder of files: cgroup v2 with a container of Kubernetes, one of Docker and
-//! a service of systemd, and a kernel without BTF. `UPDATE_GOLDEN=1` writes it anew.
+//! The whole scrape, of a node that is a checked-in folder of files: cgroup v2 with a container of Kubernetes, one of Docker
+//! and a service of systemd, and a kernel without BTF. `UPDATE_GOLDEN=1` writes it anew.
 
 use std::{
     fs,

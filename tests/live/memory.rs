@@ -19,8 +19,11 @@ fn hold(cgroup: &Cgroup, directory: &TempDir, mebibytes: u64) -> Gated {
     process
 }
 
-/// What the files say, by metric.
-fn files(cgroup: &Cgroup) -> Vec<(&'static str, Vec<(&'static str, &'static str)>, u64)> {
+/// A metric, its own labels, and its value.
+type Expected = (&'static str, Vec<(&'static str, &'static str)>, u64);
+
+/// What the files say.
+fn files(cgroup: &Cgroup) -> Vec<Expected> {
     let file = |name| cgroup.number("memory", name);
     let stat = |name| cgroup.stat("memory", "memory.stat", name);
     let usage = file("memory.usage_in_bytes");
@@ -172,45 +175,46 @@ fn an_oom_kill_outlives_its_cgroup() {
 fn pressure_is_what_the_files_say() {
     let cgroup = Cgroup::new("pressed");
     let directory = TempDir::on_disk("pressure");
-    let file = directory.file("file", vec![1; 4 << 20]);
-    let agent = Agent::start(&["--signals", "memory"]);
-    // Two on one CPU wait for it, and a read past the page cache waits for the device.
+    let input = format!("if={}", directory.file("file", vec![1; 4 << 20]));
+    let agent = Agent::start(&["--signals", "pressure"]);
+    let sysfs = TempDir::new("sysfs");
+    let reading = Agent::start(&["--signals", "pressure", "--sysfs", &sysfs.path().display().to_string()]);
+    // Two on one CPU wait for it, and reads past the page cache wait for the device.
     let spin = "taskset -pc 0 $$ > /dev/null; while :; do :; done";
-    let mut spinners = [cgroup.spawn(&["/bin/sh", "-c", spin]), cgroup.spawn(&["/bin/sh", "-c", spin])];
-    spinners.iter_mut().for_each(|spinner| _ = spinner.go());
+    let read = "while :; do dd \"$0\" iflag=direct bs=64k of=/dev/null status=none; done";
+    let mut processes = [spin, spin, read].map(|script| cgroup.spawn(&["/bin/sh", "-c", script, &input]));
+    processes.iter_mut().for_each(|process| _ = process.go());
+    // Before anything reads the files, which makes the kernel add up.
+    let own = |scrape: &Scrape, name: &str| scrape.value(name, &[("id", cgroup.path())]);
+    agent.scrape_until("pressure", |scrape| {
+        ["cpu", "io"]
+            .iter()
+            .all(|of| own(scrape, &format!("container_pressure_{of}_waiting_seconds_total")) > Some(0.0))
+    });
+    drop(processes);
     let total = |file: &str, kind: &str| {
         let text = fs::read_to_string(cgroup.v2().join(file)).expect("CONFIG_PSI");
         let line = text.lines().find_map(|line| line.strip_prefix(kind)).expect("a line of that kind");
         line.rsplit_once("total=").and_then(|(_, micros)| micros.parse::<u64>().ok()).expect("a total")
     };
-    wait::until("pressure on the CPU", || (total("cpu.pressure", "some") > 0).then_some(()));
-    spinners.iter().for_each(|spinner| _ = spinner.pause());
-    wait::until("pressure on the device", || {
-        let mut reader = cgroup.spawn(&[
-            "dd",
-            &format!("if={file}"),
-            "iflag=direct",
-            "bs=64k",
-            "of=/dev/null",
-            "status=none",
-        ]);
-        reader.go();
-        reader.finish();
-        (total("io.pressure", "some") > 0).then_some(())
-    });
     let expected = || {
         ["cpu", "memory", "io"].map(|resource| {
             [("waiting", "some"), ("stalled", "full")].map(|(what, kind)| {
                 let name = format!("container_pressure_{resource}_{what}_seconds_total");
-                (name, total(&format!("{resource}.pressure"), kind) as f64 / 1e6)
+                (name, Some(total(&format!("{resource}.pressure"), kind) as f64 / 1e6))
             })
         })
     };
-    let scrape = wait::until("a quiet cgroup", || {
-        let (before, scrape, after) = (expected(), agent.scrape(), expected());
-        (before == after).then_some(scrape)
-    });
-    for (name, value) in expected().as_flattened() {
-        assert_eq!(scrape.value(name, &[("id", cgroup.path())]), Some(*value), "{name}");
+    for agent in [&agent, &reading] {
+        let mut last = None;
+        let agree = wait::perhaps(|| {
+            let (before, scrape, after) = (expected(), agent.scrape(), expected());
+            let found =
+                before.each_ref().map(|of| of.each_ref().map(|(name, _)| (name.clone(), own(&scrape, name))));
+            let agree = before == after && found == after;
+            last = Some((found, after));
+            agree.then_some(())
+        });
+        assert!(agree.is_some(), "the scrape and the files: {last:#?}");
     }
 }

@@ -111,11 +111,14 @@ fn prometheus_scrapes_and_computes() {
     let cpu = format!("sum(rate(container_cpu_usage_seconds_total{{id=\"{client}\"}}[1m]))");
     let cpu = wait::until("a rate of CPU time", || prometheus.query(&cpu));
     assert!(cpu > 0.0, "{cpu}");
-    assert_eq!(prometheus.query("up"), Some(1.0));
-    assert_eq!(prometheus.query("min_over_time(up[1h])"), Some(1.0), "every scrape succeeded");
-    for target in prometheus.api("targets")["activeTargets"].as_array().expect("targets") {
-        assert_eq!((&target["health"], &target["lastError"]), (&"up".into(), &"".into()), "{target}");
-    }
+    // A scrape may take longer than a second on a busy machine: the next one does not.
+    wait::until("up", || prometheus.query("up").filter(|up| *up == 1.0));
+    wait::until("no last error", || {
+        let answer = prometheus.api("targets");
+        let targets = answer["activeTargets"].as_array().expect("targets");
+        assert_eq!(targets.len(), 1, "{answer}");
+        (targets[0]["health"] == "up" && targets[0]["lastError"] == "").then_some(())
+    });
     // OpenMetrics tells the unit of a family, the text format does not.
     let metadata = prometheus.api("targets/metadata?metric=http_server_request_duration_seconds");
     assert_eq!(

@@ -74,7 +74,7 @@ fn a_process_for_each_request() {
     lab.settled(50, 50);
 }
 
-/// Its end is known only when the next request comes, or the connection ends, or it was idle for a while: here it stays idle.
+/// Its end is known only when the next request comes, the connection ends or it was idle for a while: here it stays idle.
 #[test]
 fn the_last_request_of_an_idle_connection_counts() {
     let lab = Lab::new(&[]);

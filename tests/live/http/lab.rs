@@ -144,7 +144,8 @@ fn start(flags: &[String]) -> Agent {
 pub(crate) fn get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the server listens");
     // Of 1.0, whose answers have no chunks.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").expect("sent");
+    let request = format!("GET {path} HTTP/1.0\r\nHost: test\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("an answer");
     let (head, body) = text.split_once("\r\n\r\n").expect("a head");

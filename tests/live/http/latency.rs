@@ -33,8 +33,10 @@ pub(crate) fn bucket(buckets: &[(f64, u64)], seconds: f64) -> usize {
     buckets.iter().position(|(bound, _)| seconds <= *bound).expect("+Inf")
 }
 
-/// Checks what was counted for requests that the server answered `delay` seconds late and that took the client `took`: whatever
-/// else the machine does, what the kernel measured lies between the two, so the number of requests at or below each bound does.
+/// Checks what was counted for requests that the server answered `delay` seconds late and that took the client `took`.
+///
+/// Whatever else the machine does, what the kernel measured lies between the two, and so does the number of requests at or
+/// below each bound.
 fn check(lab: &Lab, scrape: &Scrape, labels: &[(&str, &str)], delay: f64, took: &[f64]) {
     for (side, id) in [(SERVER, &lab.server_id), (CLIENT, &lab.client_id)] {
         let labels = [&[("id", id.as_str())], labels].concat();

@@ -45,17 +45,32 @@ impl Wire {
         [&["ip", "netns", "exec", &self.0[end]], command].concat()
     }
 
+    /// Makes the wire slow, without a loss: what is begun takes a while.
+    fn slow(&self) {
+        for namespace in &self.0 {
+            must(&format!(
+                "tc -n {namespace} qdisc replace dev wire root tbf rate 80mbit burst 6kb limit 4mb"
+            ));
+        }
+    }
+
     /// Makes both ends lose packets. Where this kernel has no netem, by a queue that is too short for what is sent.
     fn lose(&self) {
         for namespace in &self.0 {
-            let netem = run(&format!("tc -n {namespace} qdisc add dev wire root netem loss 2% limit 10000"));
+            let netem =
+                run(&format!("tc -n {namespace} qdisc replace dev wire root netem loss 2% limit 10000"));
             if !netem.0 {
                 println!("no netem here ({}): a short queue loses packets instead", netem.1.trim());
                 must(&format!(
-                    "tc -n {namespace} qdisc add dev wire root tbf rate 80mbit burst 6kb limit 20kb"
+                    "tc -n {namespace} qdisc replace dev wire root tbf rate 80mbit burst 6kb limit 20kb"
                 ));
             }
         }
+    }
+
+    /// How many connections the first end has.
+    fn connections(&self) -> usize {
+        must(&format!("ip netns exec {} ss -Htn state established", self.0[0])).lines().count()
     }
 
     /// How many packets each end has lost so far.
@@ -95,7 +110,7 @@ fn lost_packets_lose_no_request() {
     let wire = Wire::new();
     let mut server: Gated = lab.server.spawn(&wire.within(0, &[PEER, "serve", "10.99.0.1:0"]));
     let address = server.go().line();
-    wire.lose();
+    wire.slow();
     let directory = TempDir::new("network");
     let upload = format!("@{}", directory.file("body", vec![b'x'; 30_000]));
     // Connections are kept, so that a head is lost now and then in their middle; all streams run at once.
@@ -115,7 +130,11 @@ fn lost_packets_lose_no_request() {
             process
         })
     });
-    for mut stream in streams.collect::<Vec<_>>() {
+    let streams: Vec<_> = streams.collect();
+    // What is lost before a connection is one is another matter: see `wrk`.
+    wait::until("connections", || (wire.connections() == streams.len()).then_some(()));
+    wire.lose();
+    for mut stream in streams {
         let said: Vec<_> = (0..EACH).map(|_| stream.line()).collect();
         assert_eq!(said, vec!["200"; EACH], "curl");
         stream.finish();

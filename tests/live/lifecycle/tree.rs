@@ -92,6 +92,10 @@ fn what_the_dead_had_is_given_back() {
     for (map, size) in ["SLOTS", "ROWS"].into_iter().zip(sizes) {
         assert!(taken(&agent, map) < size as f64, "{map} are given back");
     }
+    // A slot that a cgroup got after its end would stay so for good.
+    agent.scrape_until("slots that all have a known cgroup", |scrape| {
+        scrape.value("podmeter_cgroups_unresolved", &[]) == Some(0.0)
+    });
     assert_sound(&agent);
 }
 

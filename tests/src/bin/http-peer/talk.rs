@@ -2,7 +2,8 @@
 //!
 //! * `open ADDRESS` connects; a connection that was open before is closed.
 //! * `send TEXT` writes once; `\r`, `\n` and `\xHH` stand for bytes. `repeat N TEXT` writes N times.
-//! * `until TEXT` reads until what came ends so. `eof` reads to the end. `peek` waits for a byte, and leaves it.
+//! * `until TEXT` reads until what came ends so; `skip N` reads N bytes, `eof` all there is to come. `peek` waits for a byte
+//!   and leaves it.
 //! * `answer` reads an answer whose length its head tells, and prints its status, and the length and sum of its body.
 //! * `time N PATH` sends GETs, one after the other on a connection of their own, and prints how long each took, ns.
 //! * `half` ends what is sent; `close` closes.
@@ -74,6 +75,12 @@ impl Connection {
                     read.extend(byte);
                 }
                 String::from("read")
+            }
+            "skip" => {
+                let count = rest.parse().expect("a number");
+                let skipped = io::copy(&mut self.input.by_ref().take(count), &mut io::sink()).expect("bytes");
+                assert_eq!(skipped, count, "the end");
+                String::from("skipped")
             }
             "eof" => io::copy(&mut self.input, &mut io::sink()).expect("an end").to_string(),
             "peek" => self.stream.peek(&mut [0]).expect("a byte").to_string(),
