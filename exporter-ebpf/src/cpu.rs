@@ -1,18 +1,18 @@
 //! CPU: on-CPU time and run-queue wait per cgroup, and what CFS bandwidth control did.
 //!
 //! What: the time that tasks of a cgroup ran, and how long each of them had waited in the run queue when it got a CPU.
-//! Hooks: `tp_btf/sched_switch`, which alone gives both, from the task that leaves and the one that comes: the slice is what the
-//! scheduler added to `se.sum_exec_runtime` since it picked the task (the number that cpu.stat adds up, so the two agree), the
-//! wait is the run queue's clock minus `sched_info.last_queued`. No wakeup hook, no state per task, no clock read, and no need to
-//! have seen the switch before: some are not traced (0.4 % here, in perf too). Before a scrape, `cpu_settle` is run on each
-//! CPU, so that a task that has not been switched out yet is charged up to the last tick. `iter/cgroup` (6.1+) reads the
-//! bandwidth counters of all cgroups.
+//! Hooks: `tp_btf/sched_switch`, which alone gives both, from the run queue's clock and what the scheduler keeps of the task that
+//! leaves (`sched_info.last_arrival`) and of the one that comes (`last_queued`). No wakeup hook, no state per task, no clock
+//! read, and no need to have seen the switch before: some are not traced (0.4 % on 6.18, in perf too). Before a scrape,
+//! `cpu_settle` is run on each CPU, so that a task that has not been switched out yet is charged up to the last tick.
+//! `iter/cgroup` (6.1+) reads the bandwidth counters of all cgroups.
 //! Maps: `CPU` (by slot), `SETTLED` (by CPU: how far the running task has been charged), `BANDWIDTHS` and `BANDWIDTH_WALK` (the records of the last
 //! walk, and their number), rows of `series`.
 //! Metrics: `container_cpu_usage_seconds_total`, `container_cpu_run_queue_latency_seconds`, `container_cpu_cfs_*`,
 //! `container_spec_cpu_{quota,period}`.
 //! Cost: see `cargo xtask bench`; README has the figure.
 //!
+//! Time that a hypervisor stole while a task was on its CPU counts as the task's; cpu.stat leaves it out.
 //! A wait that a migration between CPUs interrupts counts from the arrival in the last queue, as `last_queued` does.
 
 use crate::{Field, Hook, Probe, Signal, Source, cgroup::ID_FIELDS, layout::layout};
@@ -72,12 +72,8 @@ const TASK_FIELDS: &[Field] = &[
     ID_FIELDS[0],
     ID_FIELDS[1],
     Field { global: "TASK_PID", source: Source::Offset("task_struct", &["pid"]) },
-    Field { global: "TASK_PRIO", source: Source::Offset("task_struct", &["prio"]) },
     Field { global: "TASK_CGROUPS", source: Source::Offset("task_struct", &["cgroups"]) },
     Field { global: "CSS_SET_DFL_CGRP", source: Source::Offset("css_set", &["dfl_cgrp"]) },
-    // What the task has run, and what it had run when it was picked (set_next_entity); ns.
-    Field { global: "TASK_RUNTIME", source: Source::Offset("task_struct", &["se.sum_exec_runtime"]) },
-    Field { global: "TASK_PICKED", source: Source::Offset("task_struct", &["se.prev_sum_exec_runtime"]) },
     Field {
         global: "TASK_LAST_ARRIVAL",
         source: Source::Offset("task_struct", &["sched_info.last_arrival"]),
@@ -154,13 +150,7 @@ mod probe {
     };
 
     #[unsafe(no_mangle)]
-    static TASK_RUNTIME: Global<u32> = Global::new(0);
-    #[unsafe(no_mangle)]
-    static TASK_PICKED: Global<u32> = Global::new(0);
-    #[unsafe(no_mangle)]
     static TASK_LAST_ARRIVAL: Global<u32> = Global::new(0);
-    #[unsafe(no_mangle)]
-    static TASK_PRIO: Global<u32> = Global::new(0);
     #[unsafe(no_mangle)]
     static TASK_PID: Global<u32> = Global::new(0);
     #[unsafe(no_mangle)]
@@ -219,30 +209,19 @@ mod probe {
         unsafe { load(load(load(task, &TASK_CFS_RQ), &CFS_RQ_RQ), &RQ_CLOCK) }
     }
 
-    /// Tasks of the real-time classes have a priority below this (linux/sched/prio.h: `MAX_RT_PRIO`).
-    const FAIR: i32 = 100;
-
-    /// What a task has run since it was picked, ns, and when that was.
+    /// How long a task has been on its CPU, ns, and since when.
     ///
     /// # Safety
     /// `task` is a BTF pointer to struct task_struct, of a task that is on a CPU.
     #[inline(always)]
     unsafe fn slice(task: *const u8) -> (u64, u64) {
         // SAFETY: the caller's.
-        unsafe {
-            let arrival: u64 = load(task, &TASK_LAST_ARRIVAL);
-            // Only the fair class keeps what a task had run when it was picked.
-            let (now, then) = if load::<i32>(task, &TASK_PRIO) >= 100000 {
-                (load::<u64>(task, &TASK_RUNTIME), load(task, &TASK_PICKED))
-            } else {
-                (clock(task), arrival)
-            };
-            if now < then {
-                count(Loss::NegativeDelta);
-                return (0, arrival);
-            }
-            (now - then, arrival)
+        let (now, arrival): (u64, u64) = unsafe { (clock(task), load(task, &TASK_LAST_ARRIVAL)) };
+        if now < arrival {
+            count(Loss::NegativeDelta);
+            return (0, arrival);
         }
+        (now - arrival, arrival)
     }
 
     /// The slot of a task.

@@ -1,6 +1,7 @@
 //! `podmeter agent`: puts the parts together, and runs until told to stop.
 
 use std::{
+    collections::HashSet,
     os::fd::AsFd as _,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -114,7 +115,8 @@ pub fn build(config: &Agent) -> Registry {
     let health = Health::new(&mut probes);
     let collectors =
         collectors(&mut Start { probes: &mut probes, tree: &tree, counters: counters.as_ref(), config });
-    Registry { tree, probes, events: events.flatten(), counters, collectors, health, lost_events: 0 }
+    let (events, orphans) = (events.flatten(), HashSet::new());
+    Registry { tree, probes, events, counters, collectors, health, lost_events: 0, orphans }
 }
 
 /// Builds a collector for every signal that is wanted and whose required probes are attached.
@@ -233,7 +235,7 @@ fn follow_log(shared: &Arc<Shared>) {
     }
     let mut registry = shared.registry();
     let Some(logger) = registry.probes.object_mut().map(EbpfLogger::init) else { return };
-    let logger = match logger.map(|logger| sys::readable(logger)) {
+    let logger = match logger.map(sys::readable) {
         Ok(Ok(logger)) => logger,
         Ok(Err(error)) => return warn!("cannot follow the kernel half's log: {error}"),
         Err(error) => return warn!("cannot follow the kernel half's log: {error}"),

@@ -294,10 +294,10 @@ fn resolve(
 fn load_object(plan: &Plan<'_>, globals: &BTreeMap<&'static str, u32>) -> anyhow::Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     for (name, value) in globals {
-        loader.override_global(*name, value, true);
+        loader.override_global(name, value, true);
     }
     for (name, value) in plan.globals {
-        loader.override_global(*name, value, true);
+        loader.override_global(name, value, true);
     }
     // 0 compiles the messages out: the verifier drops what a constant condition never reaches.
     let level: u8 = if plan.debug { aya_log::Level::Debug as u8 } else { 0 };

@@ -1,6 +1,6 @@
 //! One scrape: events in, collectors read, each timed and judged, the dead released.
 
-use std::time::Instant;
+use std::{collections::HashSet, time::Instant};
 
 use aya::maps::{MapData, RingBuf};
 use exporter_ebpf::cgroup::{EVENT_PATH, Event};
@@ -8,7 +8,7 @@ use prometheus::proto::MetricFamily;
 use tracing::{debug, warn};
 
 use crate::{
-    cgroup::tree::Tree,
+    cgroup::tree::{NodeKey, Released, Tree, WorkloadId},
     collector::{
         self, Collector, Context,
         agent::{DURATION, Health, SUCCESS},
@@ -36,7 +36,12 @@ pub struct Registry {
     pub health: Health,
     /// How many lost events the tree has made up for.
     pub lost_events: u64,
+    /// What had a slot in the last scrape, and was not in the tree.
+    pub orphans: HashSet<NodeKey>,
 }
+
+/// The workload of what is in no tree.
+const NOBODY: WorkloadId = WorkloadId::MAX;
 
 impl Registry {
     /// Applies the events that are there. Cheap: called whenever the kernel says that there are some.
@@ -102,7 +107,7 @@ impl Registry {
         for (name, _, took) in &judged {
             family.value(&[], &[name], took.as_secs_f64());
         }
-        self.release();
+        self.release(unresolved > 0);
         out.into_families()
     }
 
@@ -112,9 +117,23 @@ impl Registry {
             .map_or_else(|| (Vec::new(), 0), |(slots, _)| collector::owners(slots, &self.tree))
     }
 
-    /// Lets go of what has been shown for the last time.
-    fn release(&mut self) {
-        for released in self.tree.release() {
+    /// What had a slot in two scrapes and is not in the tree. A task's last steps come after its cgroup can be removed, and
+    /// after its slot was taken back they are given another, which no event would ever take back.
+    fn orphans(&mut self) -> Vec<Released> {
+        let slots = self.counters.iter().flat_map(|(slots, _)| slots.taken());
+        let unknown = slots.map(|(_, key)| key).filter(|key| self.tree.workload_of(*key).is_none());
+        let before = std::mem::replace(&mut self.orphans, unknown.collect());
+        let again = before.intersection(&self.orphans);
+        again.map(|&key| Released { key, workload: NOBODY, survives: false }).collect()
+    }
+
+    /// Lets go of what has been shown for the last time, and of what is in no tree.
+    fn release(&mut self, has_orphans: bool) {
+        let mut released = self.tree.release();
+        if has_orphans || !self.orphans.is_empty() {
+            released.extend(self.orphans());
+        }
+        for released in released {
             let slot = self.counters.as_ref().and_then(|(slots, _)| slots.slot(released.key));
             for collector in &mut self.collectors {
                 collector.release(&released, slot);

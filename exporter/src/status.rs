@@ -8,9 +8,9 @@ use crate::registry::Registry;
 pub fn page(registry: &Registry) -> String {
     let mut rows = String::new();
     for verdict in registry.probes.verdicts() {
-        _ = write!(
+        _ = writeln!(
             rows,
-            "<tr><td>{}<td>{}<td class={state}>{state}<td>{}\n",
+            "<tr><td>{}<td>{}<td class={state}>{state}<td>{}",
             verdict.signal,
             verdict.program,
             escape(&verdict.reason),

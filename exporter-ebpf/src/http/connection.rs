@@ -56,7 +56,8 @@ pub(super) struct Connection {
     pub(super) strikes: u8,
     /// Where the target begins in the request line that is being read.
     target: u8,
-    reserved: u8,
+    /// Whether an interim response came whose final one may be in the same segment.
+    pub(super) interim: bool,
     /// Always 0, which the verifier does not know: what is computed with it is unknown to it, and a loop is then verified once
     /// rather than once for every value that it could tell.
     zero: u64,
@@ -115,6 +116,7 @@ pub(super) unsafe fn begin(
         }
         (*this).start = now;
         (*this).method = method as u8;
+        (*this).interim = false;
         // By way of memory, for the same reason.
         core::ptr::write_volatile(&raw mut (*this).target, line.target as u8);
         let target = core::ptr::read_volatile(&raw const (*this).target);

@@ -200,10 +200,10 @@ impl Segment {
                 // A retransmission: already counted.
                 return;
             }
-            (*this).request_next = next;
             let waiting = (*this).phase == AWAITING;
-            if waiting && !bodiless((*this).method) {
+            if waiting && !bodiless((*this).method) && !(*this).interim {
                 // The body of the request: not looked at.
+                (*this).request_next = next;
                 return;
             }
             let mut line = MaybeUninit::<RouteLine>::uninit();
@@ -211,10 +211,16 @@ impl Segment {
             if !self.load(line) {
                 return;
             }
+            // What is no head may have overtaken its head, which then comes with a lower number.
             let Start::Request(method, target) = start(&line.bytes) else { return };
-            if waiting {
+            (*this).request_next = next;
+            if waiting && !(*this).interim {
                 count(Loss::RequestPipelined);
                 return;
+            }
+            if waiting {
+                // The final response was in the segment of the interim one, where it is not looked for.
+                count(Loss::RequestUnanswered);
             }
             if (*this).phase == RESPONDING {
                 connection::end(this);
@@ -250,6 +256,7 @@ impl Segment {
                 }
                 (*this).response_next = next;
                 if code < 200 && code != 101 {
+                    (*this).interim = code != 100;
                     return;
                 }
                 (*this).last = self.now();
@@ -269,13 +276,13 @@ impl Segment {
     /// The status of a response head that begins `skip` bytes into the payload.
     #[inline(always)]
     fn status(&self, skip: u32) -> u16 {
-        let mut head = MaybeUninit::<[u8; 16]>::uninit();
-        // SAFETY: read only if the helper has filled it.
+        let mut head = [0; 16];
+        // SAFETY: a status line has at least 12 bytes, and no more are looked at.
         unsafe {
-            if bpf_skb_load_bytes(self.skb.cast(), self.offset + skip, head.as_mut_ptr().cast(), 16) != 0 {
+            if bpf_skb_load_bytes(self.skb.cast(), self.offset + skip, head.as_mut_ptr().cast(), 12) != 0 {
                 return 0;
             }
-            status(&*head.as_ptr())
+            status(&head)
         }
     }
 

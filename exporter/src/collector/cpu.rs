@@ -203,7 +203,7 @@ impl Collect {
             None => from_files(context.tree),
         };
         let workload = |id: WorkloadId| context.tree.get(id).map_or(&[][..], |workload| &workload.labels);
-        let values: [(&'static Metric, fn(&Bandwidth) -> f64); 5] = [
+        let values: [(&'static Metric, BandwidthValue); 5] = [
             (&PERIODS, |b| f64::from(b.periods)),
             (&THROTTLED_PERIODS, |b| f64::from(b.throttled_periods)),
             (&THROTTLED, |b| b.throttled as f64 / 1e9),
@@ -291,6 +291,9 @@ fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     line.trim().parse().ok()
 }
+
+/// What a metric takes from a record.
+type BandwidthValue = fn(&Bandwidth) -> f64;
 
 /// What [`Bandwidth`] has, from the files: two per workload, for kernels without `iter/cgroup`.
 fn from_files(tree: &Tree) -> Vec<(WorkloadId, Bandwidth)> {

@@ -146,6 +146,9 @@ pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
     Ok(Box::new(Collect::new(start.probes, start.tree)))
 }
 
+/// What a metric takes from the values; nothing where they do not have it.
+type Gauge = fn(&Values) -> Option<u64>;
+
 /// The collector.
 struct Collect {
     walker: Option<Walker>,
@@ -266,7 +269,7 @@ impl Collector for Collect {
             .shown()
             .filter_map(|(id, workload)| values.get(&id).map(|values| (workload, values)))
             .collect();
-        let gauges: [(&'static Metric, fn(&Values) -> Option<u64>); 11] = [
+        let gauges: [(&'static Metric, Gauge); 11] = [
             (&USAGE, |v| Some(v.usage)),
             (&WORKING_SET, |v| Some(v.usage.saturating_sub(v.inactive_file))),
             (&MAX_USAGE, |v| v.max_usage),

@@ -113,15 +113,3 @@ fn a_connection_from_before_counts_from_its_next_request() {
     assert_eq!(lab.counts(&scrape, &[("http_route", "/hello")]), (1, 1));
     assert_eq!(Lab::lost(&scrape, "response_unmatched"), 2, "{}", lab.story(&scrape));
 }
-
-/// In the midst of an answer there is nothing that tells what a connection is for: that comes with the next request.
-#[test]
-fn a_connection_in_the_midst_of_an_answer_counts_from_its_next_request() {
-    let (mut lab, _server, mut talk) = lab();
-    // More than the buffers of both ends hold: most of it is yet to come when the agent is.
-    talk.all(&["send GET /body/30000000 HTTP/1.1\\r\\n\\r\\n", "until \\r\\n\\r\\n"]);
-    lab.restart();
-    talk.all(&["skip 30000000", "send GET /hello HTTP/1.1\\r\\n\\r\\n", "answer", "close"]);
-    let scrape = lab.settled(1, 1);
-    assert_eq!(lab.counts(&scrape, &[("http_route", "/hello")]), (1, 1), "{}", lab.story(&scrape));
-}

@@ -87,19 +87,3 @@ fn wrk_nginx_and_podmeter_agree() {
     let lost = Lab::lost_in_all(&scrape);
     assert_eq!(lost, Lab::lost(&scrape, "request_unanswered"), "{}", lab.story(&scrape));
 }
-
-/// With TCP_DEFER_ACCEPT, which is Apache's default, the first bytes of a connection come before it has a socket of its own;
-/// so they do when the last packet of a handshake is lost.
-#[test]
-fn a_first_request_before_its_connection_is_accepted_counts() {
-    let lab = Lab::alone(&[]);
-    let nginx = Nginx::start(&lab, " deferred");
-    let url = format!("http://{}/hello?[1-50]", nginx.address);
-    for connections in [&[][..], &["--header", "Connection: close"]] {
-        let said = lab.curl(
-            &[&["--output", "/dev/null", "--write-out", "%{http_code}\\n", &url], connections].concat(),
-        );
-        assert_eq!(said, "200\n".repeat(50));
-    }
-    lab.settled(100, 100);
-}

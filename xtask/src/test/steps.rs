@@ -52,6 +52,8 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
     }
     report.step("tests", |tally| tests(&["test", "--workspace", "--no-fail-fast"], filter, false, tally))?;
     if live {
+        let agent = ["build", "--package=podmeter", "--bins"];
+        report.step("the agent that the live tests start", |_| run_command(&mut cargo(agent)?))?;
         report.step("live tests", |tally| tests(&LIVE, filter, true, tally))?;
     } else {
         report.step("live tests: SKIPPED", |tally| skip_live(options, tally))?;
