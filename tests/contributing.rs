@@ -34,7 +34,7 @@ fn the_worked_example_compiles() {
     fs::write(copy.join("exporter/src/collector/execs.rs"), block(&text, "user")).unwrap();
     let library = copy.join("exporter-ebpf/src/lib.rs");
     insert(&library, "pub mod histogram;", "pub mod execs;\n");
-    insert(&library, "    &http::SIGNAL,", "    &execs::SIGNAL,\n");
+    insert(&library, "&http::SIGNAL", "&execs::SIGNAL, ");
     let list = copy.join("exporter/src/collector/mod.rs");
     insert(&list, "pub mod http;", "pub mod execs;\n");
     insert(&list, "    Entry { signal: &exporter_ebpf::http::SIGNAL", block(&text, "entry"));

@@ -2,7 +2,7 @@
 
 use std::{fs, os::linux::fs::MetadataExt as _, path::Path, process::Command, time::Instant};
 
-use podmeter_tests::{agent::Agent, cgroup::Cgroup, process::withheld, scrape::Scrape, temp::TempDir, wait};
+use podmeter_tests::{agent::Agent, cgroup::Cgroup, machine::withheld, scrape::Scrape, temp::TempDir, wait};
 
 const BLOCK: u64 = 4096;
 const COUNT: u64 = 500;

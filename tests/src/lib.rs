@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod machine;
 pub mod process;
 pub mod random;
 pub mod scrape;

@@ -173,13 +173,6 @@ pub fn switches(pid: u32) -> u64 {
     texts.map(of_thread).sum()
 }
 
-/// How often the kernel may have kept an event to itself so far: the sandbox of this project has no tracepoint fire while a
-/// thread of its first process is on the CPU, be it in the switch away from it or in an interrupt that completes what
-/// others wait for. Elsewhere that process hardly ever runs. What a probe does not count must not be more than this.
-pub fn withheld() -> u64 {
-    switches(1)
-}
-
 /// Sends a signal, named without SIG.
 ///
 /// # Panics

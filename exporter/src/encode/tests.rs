@@ -3,7 +3,7 @@ use prometheus::proto::{self, LabelPair};
 use proptest::prelude::*;
 
 use super::*;
-use crate::snapshot::{self, Kind, Label, Snapshot, label};
+use crate::snapshot::{self, Kind, Snapshot, label};
 
 fn rendered(families: &[MetricFamily], format: Format) -> (String, usize) {
     let mut out = Vec::new();
@@ -261,56 +261,4 @@ proptest! {
             prop_assert!(text.contains(['.', 'e', 'N', 'I']), "{text} is no float");
         }
     }
-}
-
-/// 20,000 series of 100 containers, as a busy node has them: 13 of each container's histograms, and plain samples.
-fn busy_node() -> Vec<MetricFamily> {
-    let mut snapshot = Snapshot::default();
-    let containers: Vec<Vec<Label>> = (0..100)
-        .map(|at| {
-            let id = format!("{at:064x}");
-            let pod = format!("checkout-service-7d9f8b6c5d-{at:05}");
-            [("namespace", "production"), ("pod", &pod), ("container", "checkout"), ("container_id", &id)]
-                .map(|(name, value)| label(name, value))
-                .to_vec()
-        })
-        .collect();
-    let buckets: Vec<_> = (0..12_i32).map(|at| (1e-5 * 4_f64.powi(at), at as u64 * 1000)).collect();
-    for at in 0..10 {
-        let name = Box::leak(format!("podmeter_latency_{at}_seconds").into_boxed_str());
-        let mut family = snapshot.family(metric(Kind::Histogram, name, "Latency."));
-        for container in &containers {
-            family.histogram(container, &[], &histogram(&buckets, 123.456_789, 11_000));
-        }
-    }
-    for at in 0..50 {
-        let name = Box::leak(format!("podmeter_value_{at}_seconds_total").into_boxed_str());
-        let mut family = snapshot.family(metric(Kind::Counter, name, "Value."));
-        for (index, container) in containers.iter().enumerate() {
-            family.value(container, &[], index as f64 * 123.456_789_012);
-        }
-    }
-    snapshot.into_families()
-}
-
-#[test]
-#[ignore = "a measurement, of use in release builds only: cargo test --release -- --ignored --nocapture busy_node"]
-fn busy_node_takes_milliseconds() {
-    let families = busy_node();
-    for format in [Format::Text, Format::OpenMetrics] {
-        let mut times: Vec<_> = (0..50)
-            .map(|_| {
-                let begin = std::time::Instant::now();
-                let mut out = Vec::new();
-                let series = encode(&families, format, &mut out);
-                (begin.elapsed(), series, out.len())
-            })
-            .collect();
-        times.sort_unstable();
-        println!("{format:?}: median and worst of {}: {:?}, {:?}", times.len(), times[25], times[49]);
-        assert!(times[25].0 < std::time::Duration::from_millis(4), "a scrape must stay cheap");
-    }
-    let begin = std::time::Instant::now();
-    let bytes = reference(&families).len();
-    println!("the crate: {:?} for {bytes} bytes", begin.elapsed());
 }

@@ -2,7 +2,13 @@
 
 use std::{fs, path::PathBuf, thread, time::Duration};
 
-use podmeter_tests::{agent::Agent, cgroup::Cgroup, scrape::Scrape, wait};
+use podmeter_tests::{
+    agent::Agent,
+    cgroup::Cgroup,
+    machine::{assert_cpu_time, stolen},
+    scrape::Scrape,
+    wait,
+};
 
 use super::{alone, assert_sound};
 
@@ -116,6 +122,7 @@ fn a_sub_cgroup_is_its_containers() {
             let (before, scrape, after) = (kernel(), agent.scrape(), kernel());
             (before == after).then_some((scrape, after))
         });
+        let stolen_before = stolen();
         let [usage, waits] = [USAGE, WAITS].map(|name| value(&before, name).expect("the container's series"));
         spinner.go();
         thread::sleep(Duration::from_millis(300));
@@ -133,7 +140,7 @@ fn a_sub_cgroup_is_its_containers() {
         }
         let (own, kernel) = (last - usage, kernel() - start);
         assert!(kernel > 0.0 && waited > waits, "it ran");
-        assert!((own - kernel).abs() <= kernel * 0.001, "{own} s, and the kernel says {kernel} s");
+        assert_cpu_time(own, kernel, kernel, stolen() - stolen_before);
     }
     let labels = [("id", container.path()), ("container_id", &container_id), ("pod_uid", POD)];
     assert_eq!(agent.scrape().value("podmeter_container_info", &labels), Some(1.0));
