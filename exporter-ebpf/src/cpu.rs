@@ -3,7 +3,8 @@
 //! What: the time that tasks of a cgroup ran, and how long each of them had waited in the run queue when it got a CPU.
 //! Hooks: `tp_btf/sched_switch`, which alone gives both, from the run queue's clock and what the scheduler keeps of the task that
 //! leaves (`sched_info.last_arrival`) and of the one that comes (`last_queued`). No wakeup hook, no state per task, no clock
-//! read, and no need to have seen the switch before: some are not traced (0.4 % on 6.18, in perf too). Before a scrape,
+//! read, and no need to have seen the switch before: a sandbox can hide some (tracepoints do not fire while its init runs, seen
+//! in perf and ftrace too), and what a hidden switch ended is not counted, nor known to be lost. Before a scrape,
 //! `cpu_settle` is run on each CPU, so that a task that has not been switched out yet is charged up to the last tick.
 //! `iter/cgroup` (6.1+) reads the bandwidth counters of all cgroups.
 //! Maps: `CPU` (by slot), `SETTLED` (by CPU: how far the running task has been charged), `BANDWIDTHS` and `BANDWIDTH_WALK` (the records of the last

@@ -5,7 +5,11 @@ mod ending;
 mod names;
 mod tree;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 /// Held by tests that make agents walk the tree and by those that assert that none does.
 fn alone() -> MutexGuard<'static, ()> {
@@ -17,4 +21,13 @@ fn alone() -> MutexGuard<'static, ()> {
 fn assert_sound(agent: &podmeter_tests::agent::Agent) {
     let panics: Vec<_> = agent.log().into_iter().filter(|line| line.contains("panic")).collect();
     assert!(panics.is_empty(), "{panics:#?}");
+}
+
+/// Cgroups of v2 alone, removed when dropped.
+struct Many(Vec<PathBuf>);
+
+impl Drop for Many {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|directory| _ = fs::remove_dir(directory));
+    }
 }

@@ -4,7 +4,7 @@ use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt as _};
 
 use podmeter_tests::{agent::Agent, cgroup::Cgroup, process::Gated, wait};
 
-use super::{alone, assert_sound};
+use super::{Many, alone, assert_sound};
 
 const USAGE: &str = "container_cpu_usage_seconds_total";
 
@@ -40,6 +40,15 @@ fn a_path_of_thousands_of_bytes_is_found() {
     assert_sound(&agent);
 }
 
+/// A process that takes away what it made when nobody waits for it any more, however the test goes: no other can.
+struct Digger(Option<Gated>);
+
+impl Drop for Digger {
+    fn drop(&mut self) {
+        _ = self.0.take().map(Gated::end);
+    }
+}
+
 /// Deeper than any path can be written: nobody can open it by name, only step by step.
 #[test]
 fn a_tree_that_is_too_deep_to_be_named_is_counted_as_unreadable() {
@@ -50,15 +59,14 @@ fn a_tree_that_is_too_deep_to_be_named_is_counted_as_unreadable() {
                   for (1..40) { mkdir $name or die $!; chdir $name or die $! } print qq(made\\n); <STDIN>; \
                   for (1..40) { chdir '..' or die $!; rmdir $name or die $! }";
     let outside = Cgroup::new("digger");
-    let mut digger = outside.spawn(&["perl", "-e", script, &base.v2().display().to_string()]);
     let agent = Agent::start(&["--signals", "cpu"]);
-    digger.go();
-    assert_eq!(digger.line(), "made");
+    let mut digger = Digger(Some(outside.spawn(&["perl", "-e", script, &base.v2().display().to_string()])));
+    let said = digger.0.as_mut().map(|process| process.go().line());
+    assert_eq!(said.as_deref(), Some("made"));
     let scrape = agent.scrape();
     assert!(scrape.value("podmeter_cgroup_unreadable_total", &[]) > Some(0.0), "it is said");
     assert!(scrape.value(USAGE, &[("id", outside.path())]).is_some(), "others are measured");
-    digger.go();
-    digger.finish();
+    digger.0.take().into_iter().for_each(Gated::finish);
     agent.scrape();
     let scrape = agent.scrape();
     let below = format!("{}/d", base.path());
@@ -80,9 +88,10 @@ fn names_that_are_not_text_are_shown_as_far_as_they_are() {
     for (name, shown) in names {
         let directory = base.v2().join(OsStr::from_bytes(name));
         fs::create_dir(&directory).expect("cgroupfs takes it");
+        let made = Many(vec![directory]);
         let id = format!("{}/{shown}", base.path());
         let (by_event, by_walk) = (agent.scrape(), Agent::start(&["--signals", "cpu"]).scrape());
-        fs::remove_dir(&directory).expect("it is empty");
+        drop(made);
         assert_eq!(by_event.value(USAGE, &[("id", &id)]), Some(0.0), "{shown}");
         assert_eq!(by_walk.value(USAGE, &[("id", &id)]), Some(0.0), "{shown}");
         wait::until("its end", || agent.scrape().value(USAGE, &[("id", &id)]).is_none().then_some(()));
