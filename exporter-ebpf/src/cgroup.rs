@@ -5,7 +5,7 @@
 //! Hooks: `tp_btf/cgroup_mkdir`, `tp_btf/cgroup_rmdir` (5.5+; both run in process context under `cgroup_mutex`).
 //! Maps: `CGROUPS` (id -> slot), `CGROUP_CACHE` (a direct-mapped cache of it), `SLOTS`, `FREE_SLOTS`, `CGROUP_EVENTS`.
 //! Metrics: `podmeter_cgroups`, `podmeter_container_info`, `container_oom_events_total` of the dead (see `memory`).
-//! Cost: a cached lookup is 3 loads; an event about 1 us per cgroup made or removed.
+//! Cost: a cached lookup is 3 loads; an event 5 us per cgroup made, 2 us per cgroup removed (6.18).
 //!
 //! A slot is given at first sight, in the kernel, so nothing that a new cgroup does is missed; user space takes it back
 //! after the cgroup's death. Slot 0 is for what has none.

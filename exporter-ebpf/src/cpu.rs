@@ -7,8 +7,8 @@
 //! in perf and ftrace too), and what a hidden switch ended is not counted, nor known to be lost. Before a scrape,
 //! `cpu_settle` is run on each CPU, so that a task that has not been switched out yet is charged up to the last tick.
 //! `iter/cgroup` (6.1+) reads the bandwidth counters of all cgroups.
-//! Maps: `CPU` (by slot), `SETTLED` (by CPU: how far the running task has been charged), `BANDWIDTHS` and `BANDWIDTH_WALK` (the records of the last
-//! walk, and their number), rows of `series`.
+//! Maps: `CPU` (by slot), `SETTLED` (by CPU: how far the running task has been charged), `BANDWIDTHS` and `BANDWIDTH_WALK`
+//! (the records of the last walk, and their number), rows of `series`.
 //! Metrics: `container_cpu_usage_seconds_total`, `container_cpu_run_queue_latency_seconds`, `container_cpu_cfs_*`,
 //! `container_spec_cpu_{quota,period}`.
 //! Cost: see `cargo xtask bench`; README has the figure.

@@ -5,7 +5,7 @@
 //! Hooks: `iter/cgroup` (6.1+) over the hierarchy of the memory controller, when scraped. Older kernels: the files.
 //! Maps: `MEMORY` (the records of the last walk), `MEMORY_WALK` (its position, and where to find what), `MEMORY_SAMPLE` (scratch).
 //! Metrics: `container_memory_*`, `container_oom_events_total`, `container_spec_memory_*`.
-//! Cost: about 0.5 us per cgroup and scrape, nothing in between.
+//! Cost: 0.9 us per cgroup and scrape (6.18, net of the statistics' own 58 ns), nothing in between.
 //!
 //! Records go to an array that user space has mapped: an iterator over cgroups cannot be read on after its first buffer of
 //! 32 KiB (`cgroup_iter_seq_start`: EOPNOTSUPP). The order of `memcg_vmstats.state[]` and `events[]` is private to each kernel

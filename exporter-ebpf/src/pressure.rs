@@ -4,7 +4,7 @@
 //! Hooks: `iter/cgroup` (6.1+) over cgroup v2, when scraped. Older kernels, and the root: the files.
 //! Maps: `PRESSURES` (the records of the last walk), `PRESSURE_WALK` (their number).
 //! Metrics: `container_pressure_*`.
-//! Cost: about 0.1 us per cgroup and scrape, nothing in between.
+//! Cost: 0.6 us per cgroup and scrape (6.18, net of the statistics' own 58 ns), nothing in between.
 //!
 //! The kernel adds the totals up every two seconds while there is something to add (`psi_avgs_work`), and when a file is read:
 //! what is read here is as of then.

@@ -61,7 +61,7 @@ pub struct Agent {
           value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
     pub max_cgroups: u32,
 
-    /// How many histograms there can be; 1.9 KiB of kernel memory each. One for the waits of each cgroup, one for each of its
+    /// How many histograms there can be; about 2 KiB of kernel memory each. One for the waits of each cgroup, one for each of its
     /// devices and operations, one for each of its methods, routes and statuses. What more there is counts in
     /// podmeter_lost_total.
     #[arg(long, env = "PODMETER_MAX_HISTOGRAMS", value_name = "N", default_value_t = exporter_ebpf::series::DEFAULT_ROWS,

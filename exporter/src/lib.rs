@@ -18,5 +18,6 @@ pub mod snapshot;
 pub mod status;
 pub mod sys;
 pub mod telemetry;
+pub mod walker;
 
 pub use collector::{Section, catalogue};

@@ -30,6 +30,28 @@ pub struct Metric {
     pub per_container: bool,
 }
 
+impl Metric {
+    /// A metric of each container.
+    pub const fn container(
+        name: &'static str,
+        kind: Kind,
+        labels: &'static [&'static str],
+        help: &'static str,
+    ) -> Self {
+        Self { name, kind, help, labels, per_container: true }
+    }
+
+    /// A metric of the agent itself.
+    pub const fn agent(
+        name: &'static str,
+        kind: Kind,
+        labels: &'static [&'static str],
+        help: &'static str,
+    ) -> Self {
+        Self { name, kind, help, labels, per_container: false }
+    }
+}
+
 /// One label of a sample.
 pub type Label = proto::LabelPair;
 

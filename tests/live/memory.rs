@@ -136,6 +136,22 @@ fn oom_series<'a>(scrape: &'a Scrape, path: &str) -> Option<&'a str> {
     })
 }
 
+/// Without BTF nobody reports the death, and nobody can be asked any more: what the last scrape read stays.
+#[test]
+fn an_oom_kill_stays_when_the_death_is_found_by_walking() {
+    let sysfs = TempDir::new("no-btf");
+    let agent = Agent::start(&["--signals", "memory", "--sysfs", &sysfs.path().display().to_string()]);
+    let cgroup = Cgroup::new("greedy");
+    let path = cgroup.path().to_owned();
+    kill_by_oom(&cgroup);
+    let kills = |scrape: &Scrape| scrape.value("container_oom_events_total", &[("id", &path)]);
+    assert_eq!(kills(&agent.scrape()), Some(1.0));
+    cgroup.remove();
+    for scrape in 0..5 {
+        assert_eq!(kills(&agent.scrape()), Some(1.0), "scrape {scrape} after its death");
+    }
+}
+
 #[test]
 fn an_oom_kill_outlives_its_cgroup() {
     let agent = Agent::start(&["--signals", "memory"]);

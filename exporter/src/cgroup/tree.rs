@@ -1,6 +1,7 @@
 //! Which cgroups there are, and the workload that each belongs to. Walked once; followed by events from then on.
 
 use std::{
+    cell::Cell,
     collections::{HashMap, HashSet},
     fs,
     os::unix::fs::DirEntryExt as _,
@@ -57,6 +58,8 @@ impl Workload {
 struct Node {
     path: Arc<str>,
     workload: WorkloadId,
+    /// What its memory controller had counted when it was last read: a death that is learned by walking brings no count.
+    oom_kills: Cell<u64>,
     /// In which scrape it was found dead.
     died: Option<u64>,
 }
@@ -112,7 +115,7 @@ impl Tree {
         &self.layout
     }
 
-    /// Walks every hierarchy: adds what is new, buries what is gone. Costs about 30 us per cgroup.
+    /// Walks every hierarchy: adds what is new, buries what is gone. Once, and when events are missing: it reads every directory.
     pub fn walk(&mut self) {
         self.walks += 1;
         for index in 0..self.layout.hierarchies.len() {
@@ -165,7 +168,7 @@ impl Tree {
             workload.nodes.push(key);
             workload.alive += 1;
         }
-        self.nodes.insert(key, Node { path, workload, died: None });
+        self.nodes.insert(key, Node { path, workload, oom_kills: Cell::new(0), died: None });
     }
 
     /// The workload of a path, made if it is new.
@@ -213,6 +216,7 @@ impl Tree {
                 self.children.remove(parent);
             }
         }
+        let oom_kills = oom_kills.max(node.oom_kills.get());
         let is_v2 = self.layout.hierarchies[key.0].is_v2();
         if let Some(workload) = self.workloads[node.workload].as_mut() {
             workload.alive -= 1;
@@ -220,6 +224,13 @@ impl Tree {
             if !is_v2 || node.path == workload.path {
                 workload.oom_kills += oom_kills;
             }
+        }
+    }
+
+    /// Keeps what the memory controller of a cgroup counts, in case its death is learned by walking.
+    pub fn saw_oom_kills(&self, key: NodeKey, oom_kills: u64) {
+        if let Some(node) = self.nodes.get(&key) {
+            node.oom_kills.set(oom_kills);
         }
     }
 

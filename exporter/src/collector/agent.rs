@@ -12,111 +12,96 @@ use crate::{
     sys::{self, MappedArray},
 };
 
-macro_rules! metric {
-    ($id:ident, $name:literal, $kind:ident, $labels:expr, $help:literal) => {
-        static $id: Metric =
-            Metric { name: $name, kind: Kind::$kind, help: $help, labels: $labels, per_container: false };
-    };
-}
-
-metric!(
-    BUILD,
+static BUILD: Metric = Metric::agent(
     "podmeter_build_info",
-    Gauge,
+    Kind::Gauge,
     &["version", "kernel"],
-    "Always 1: the agent's version and the kernel's."
+    "Always 1: the agent's version and the kernel's.",
 );
-metric!(
-    PROBE,
+static PROBE: Metric = Metric::agent(
     "podmeter_probe_state",
-    Gauge,
+    Kind::Gauge,
     &["signal", "program", "state"],
-    "1 for the state that the probe is in: attached, disabled, degraded, unsupported or failed."
+    "1 for the state that the probe is in: attached, disabled, degraded, unsupported or failed.",
 );
-metric!(
-    RUN_TIME,
+static RUN_TIME: Metric = Metric::agent(
     "podmeter_probe_run_seconds_total",
-    Counter,
+    Kind::Counter,
     &["program"],
-    "Time that the program ran. Only while kernel.bpf_stats_enabled is 1."
+    "Time that the program ran. Only while kernel.bpf_stats_enabled is 1.",
 );
-metric!(
-    RUNS,
+static RUNS: Metric = Metric::agent(
     "podmeter_probe_runs_total",
-    Counter,
+    Kind::Counter,
     &["program"],
-    "How often the program ran. Only while kernel.bpf_stats_enabled is 1."
+    "How often the program ran. Only while kernel.bpf_stats_enabled is 1.",
 );
-metric!(
-    MEMORY,
+static MEMORY: Metric = Metric::agent(
     "podmeter_ebpf_memory_bytes",
-    Gauge,
+    Kind::Gauge,
     &["kind", "name"],
-    "Kernel memory that a map or a program is charged with."
+    "Kernel memory that a map or a program is charged with.",
 );
-metric!(CAPACITY, "podmeter_map_capacity", Gauge, &["map"], "How many entries the map can have.");
-metric!(ENTRIES, "podmeter_map_entries", Gauge, &["map"], "How many entries the map has.");
-metric!(
-    LOST,
+static CAPACITY: Metric =
+    Metric::agent("podmeter_map_capacity", Kind::Gauge, &["map"], "How many entries the map can have.");
+static ENTRIES: Metric =
+    Metric::agent("podmeter_map_entries", Kind::Gauge, &["map"], "How many entries the map has.");
+static LOST: Metric = Metric::agent(
     "podmeter_lost_total",
-    Counter,
+    Kind::Counter,
     &["reason"],
-    "Events that were not counted where they belong, or not at all, by reason."
+    "Events that were not counted where they belong, or not at all, by reason.",
 );
-metric!(CGROUPS, "podmeter_cgroups", Gauge, &[], "Cgroups known, over all hierarchies.");
-metric!(
-    UNRESOLVED,
+static CGROUPS: Metric =
+    Metric::agent("podmeter_cgroups", Kind::Gauge, &[], "Cgroups known, over all hierarchies.");
+static UNRESOLVED: Metric = Metric::agent(
     "podmeter_cgroups_unresolved",
-    Gauge,
+    Kind::Gauge,
     &[],
-    "Cgroups that were seen to do something and whose path is not known: in no container's series."
+    "Cgroups that were seen to do something and whose path is not known: in no container's series.",
 );
-metric!(
-    WALKS,
+static WALKS: Metric = Metric::agent(
     "podmeter_cgroup_walks_total",
-    Counter,
+    Kind::Counter,
     &[],
-    "How often the cgroup tree was walked: once, and again after a lost event."
+    "How often the cgroup tree was walked: once, and again after a lost event.",
 );
-metric!(
-    UNREADABLE,
+static UNREADABLE: Metric = Metric::agent(
     "podmeter_cgroup_unreadable_total",
-    Counter,
+    Kind::Counter,
     &[],
-    "Cgroup directories that could not be read while walking."
+    "Cgroup directories that could not be read while walking.",
 );
-metric!(
-    CONTAINER,
+static CONTAINER: Metric = Metric::agent(
     "podmeter_container_info",
-    Gauge,
+    Kind::Gauge,
     &["id", "container_id", "pod_uid", "runtime", "unit"],
-    "Always 1: what the path of the cgroup tells."
+    "Always 1: what the path of the cgroup tells.",
 );
-metric!(
-    CPU,
+static CPU: Metric = Metric::agent(
     "podmeter_process_cpu_seconds_total",
-    Counter,
+    Kind::Counter,
     &[],
-    "CPU time that the agent consumed in user space and in system calls."
+    "CPU time that the agent consumed in user space and in system calls.",
 );
-metric!(RSS, "podmeter_process_resident_memory_bytes", Gauge, &[], "The agent's resident memory.");
-metric!(FDS, "podmeter_process_open_fds", Gauge, &[], "File descriptors that the agent has open.");
+static RSS: Metric =
+    Metric::agent("podmeter_process_resident_memory_bytes", Kind::Gauge, &[], "The agent's resident memory.");
+static FDS: Metric =
+    Metric::agent("podmeter_process_open_fds", Kind::Gauge, &[], "File descriptors that the agent has open.");
 /// Judges a collector; the registry emits it.
-pub static SUCCESS: Metric = Metric {
-    name: "podmeter_collector_success",
-    kind: Kind::Gauge,
-    help: "Whether the collector succeeded in this scrape.",
-    labels: &["collector"],
-    per_container: false,
-};
+pub static SUCCESS: Metric = Metric::agent(
+    "podmeter_collector_success",
+    Kind::Gauge,
+    &["collector"],
+    "Whether the collector succeeded in this scrape.",
+);
 /// Times a collector; the registry emits it.
-pub static DURATION: Metric = Metric {
-    name: "podmeter_collector_duration_seconds",
-    kind: Kind::Gauge,
-    help: "How long the collector took in this scrape.",
-    labels: &["collector"],
-    per_container: false,
-};
+pub static DURATION: Metric = Metric::agent(
+    "podmeter_collector_duration_seconds",
+    Kind::Gauge,
+    &["collector"],
+    "How long the collector took in this scrape.",
+);
 
 /// The metrics of the agent itself.
 pub static METRICS: &[&Metric] = &[

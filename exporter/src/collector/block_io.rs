@@ -13,23 +13,35 @@ use crate::{
     snapshot::{Kind, Metric, Snapshot},
 };
 
-macro_rules! metric {
-    ($id:ident, $name:literal, $kind:ident, $labels:expr, $help:literal) => {
-        static $id: Metric =
-            Metric { name: $name, kind: Kind::$kind, help: $help, labels: $labels, per_container: true };
-    };
-}
-
-metric!(READS, "container_fs_reads_total", Counter, &["device"], "Reads that the device completed.");
-metric!(READ_BYTES, "container_fs_reads_bytes_total", Counter, &["device"], "Bytes read from the device.");
-metric!(WRITES, "container_fs_writes_total", Counter, &["device"], "Writes that the device completed.");
-metric!(WRITE_BYTES, "container_fs_writes_bytes_total", Counter, &["device"], "Bytes written to the device.");
-metric!(
-    LATENCY,
+static READS: Metric = Metric::container(
+    "container_fs_reads_total",
+    Kind::Counter,
+    &["device"],
+    "Reads that the device completed.",
+);
+static READ_BYTES: Metric = Metric::container(
+    "container_fs_reads_bytes_total",
+    Kind::Counter,
+    &["device"],
+    "Bytes read from the device.",
+);
+static WRITES: Metric = Metric::container(
+    "container_fs_writes_total",
+    Kind::Counter,
+    &["device"],
+    "Writes that the device completed.",
+);
+static WRITE_BYTES: Metric = Metric::container(
+    "container_fs_writes_bytes_total",
+    Kind::Counter,
+    &["device"],
+    "Bytes written to the device.",
+);
+static LATENCY: Metric = Metric::container(
     "container_fs_io_latency_seconds",
-    Histogram,
+    Kind::Histogram,
     &["device", "operation"],
-    "From the making of a request to its completion by the device, queueing included."
+    "From the making of a request to its completion by the device, queueing included.",
 );
 
 /// The metrics of this signal.

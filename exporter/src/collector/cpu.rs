@@ -17,58 +17,52 @@ use crate::{
     cgroup::tree::{Released, Tree, Workload, WorkloadId},
     probes::Probes,
     snapshot::{Kind, Metric, Snapshot},
-    sys::{self, IterLink, MappedArray},
+    sys::{self, MappedArray},
+    walker::Walker,
 };
 
-static USAGE: Metric = Metric {
-    name: "container_cpu_usage_seconds_total",
-    kind: Kind::Counter,
-    help: "CPU time consumed. Starts from the kernel's own account and grows by scheduler events; id=\"/\" is the whole node.",
-    labels: &["cpu"],
-    per_container: true,
-};
-static WAIT: Metric = Metric {
-    name: "container_cpu_run_queue_latency_seconds",
-    kind: Kind::Histogram,
-    help: "How long tasks waited in a run queue before they got a CPU.",
-    labels: &[],
-    per_container: true,
-};
-static PERIODS: Metric = Metric {
-    name: "container_cpu_cfs_periods_total",
-    kind: Kind::Counter,
-    help: "Enforcement periods that passed. Only where there is a CPU quota.",
-    labels: &[],
-    per_container: true,
-};
-static THROTTLED_PERIODS: Metric = Metric {
-    name: "container_cpu_cfs_throttled_periods_total",
-    kind: Kind::Counter,
-    help: "Enforcement periods in which the container was throttled. Only where there is a CPU quota.",
-    labels: &[],
-    per_container: true,
-};
-static THROTTLED: Metric = Metric {
-    name: "container_cpu_cfs_throttled_seconds_total",
-    kind: Kind::Counter,
-    help: "Time for which the container was throttled, summed over CPUs. Only where there is a CPU quota.",
-    labels: &[],
-    per_container: true,
-};
-static SPEC_PERIOD: Metric = Metric {
-    name: "container_spec_cpu_period",
-    kind: Kind::Gauge,
-    help: "Length of an enforcement period in microseconds. Only where there is a CPU quota.",
-    labels: &[],
-    per_container: true,
-};
-static SPEC_QUOTA: Metric = Metric {
-    name: "container_spec_cpu_quota",
-    kind: Kind::Gauge,
-    help: "CPU time per enforcement period in microseconds. Only where there is a CPU quota.",
-    labels: &[],
-    per_container: true,
-};
+static USAGE: Metric = Metric::container(
+    "container_cpu_usage_seconds_total",
+    Kind::Counter,
+    &["cpu"],
+    "CPU time consumed. Starts from the kernel's own account and grows by scheduler events; id=\"/\" is the whole node.",
+);
+static WAIT: Metric = Metric::container(
+    "container_cpu_run_queue_latency_seconds",
+    Kind::Histogram,
+    &[],
+    "How long tasks waited in a run queue before they got a CPU.",
+);
+static PERIODS: Metric = Metric::container(
+    "container_cpu_cfs_periods_total",
+    Kind::Counter,
+    &[],
+    "Enforcement periods that passed. Only where there is a CPU quota.",
+);
+static THROTTLED_PERIODS: Metric = Metric::container(
+    "container_cpu_cfs_throttled_periods_total",
+    Kind::Counter,
+    &[],
+    "Enforcement periods in which the container was throttled. Only where there is a CPU quota.",
+);
+static THROTTLED: Metric = Metric::container(
+    "container_cpu_cfs_throttled_seconds_total",
+    Kind::Counter,
+    &[],
+    "Time for which the container was throttled, summed over CPUs. Only where there is a CPU quota.",
+);
+static SPEC_PERIOD: Metric = Metric::container(
+    "container_spec_cpu_period",
+    Kind::Gauge,
+    &[],
+    "Length of an enforcement period in microseconds. Only where there is a CPU quota.",
+);
+static SPEC_QUOTA: Metric = Metric::container(
+    "container_spec_cpu_quota",
+    Kind::Gauge,
+    &[],
+    "CPU time per enforcement period in microseconds. Only where there is a CPU quota.",
+);
 
 /// The metrics of this signal.
 pub static METRICS: &[&Metric] =
@@ -118,7 +112,7 @@ fn possible_cpus(sysfs: &Path) -> Vec<u32> {
 struct Collect {
     cpu: MappedArray<Cpu>,
     settle: Option<(OwnedFd, Vec<u32>)>,
-    bandwidth: Option<Walker>,
+    bandwidth: Option<Walker<Bandwidth>>,
     /// What a workload had consumed before the probe saw it, ns; negative when the kernel's account lags.
     base: HashMap<WorkloadId, i64>,
     /// What cgroups that are gone had consumed, ns: of workloads that go on, and of all.
@@ -132,7 +126,9 @@ impl Collect {
             probes.is_attached(SETTLE).then(|| probes.with_fd(SETTLE, |fd| Ok(fd.try_clone_to_owned()?)));
         let settle = settle.transpose()?.map(|fd| (fd, cpus));
         let root = tree.layout().cpu.map(|index| tree.layout().hierarchies[index].root.clone());
-        let walker = root.filter(|_| probes.is_attached(BANDWIDTH)).map(|root| Walker::new(probes, &root));
+        let walker = root
+            .filter(|_| probes.is_attached(BANDWIDTH))
+            .map(|root| Walker::new(probes, BANDWIDTH, &root, BANDWIDTHS, BANDWIDTH_WALK));
         let bandwidth = walker
             .and_then(|walker| walker.inspect_err(|error| probes.degrade_to_files(BANDWIDTH, error)).ok());
         let cpu = probes.array(CPU)?;
@@ -199,7 +195,11 @@ impl Collect {
 
     fn throttling(&self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
         let limited = match &self.bandwidth {
-            Some(walker) => walker.read(context.tree)?,
+            Some(walker) => {
+                let id =
+                    |record: Bandwidth| context.tree.workload_at((context.tree.layout().cpu?, record.id));
+                walker.read(0)?.filter_map(|record| Some((id(record)?, record))).collect()
+            }
             None => from_files(context.tree),
         };
         let workload = |id: WorkloadId| context.tree.get(id).map_or(&[][..], |workload| &workload.labels);
@@ -217,33 +217,6 @@ impl Collect {
             }
         }
         Ok(())
-    }
-}
-
-/// Reads [`Bandwidth`] of all cgroups in one go.
-struct Walker {
-    link: IterLink,
-    records: MappedArray<Bandwidth>,
-    next: MappedArray<u64>,
-}
-
-impl Walker {
-    fn new(probes: &Probes, root: &Path) -> anyhow::Result<Self> {
-        let link = probes.iter_cgroup(BANDWIDTH, root)?;
-        Ok(Self { link, records: probes.array(BANDWIDTHS)?, next: probes.array(BANDWIDTH_WALK)? })
-    }
-
-    fn read(&self, tree: &Tree) -> anyhow::Result<Vec<(WorkloadId, Bandwidth)>> {
-        let Some(hierarchy) = tree.layout().cpu else { return Ok(Vec::new()) };
-        self.next.set(0, 0);
-        self.link.walk()?;
-        let count = self.next.get(0).unwrap_or(0);
-        anyhow::ensure!(
-            count <= u64::from(self.records.len()),
-            "{count} cgroups have a quota: raise --max-cgroups"
-        );
-        let records = (0..count as u32).filter_map(|at| self.records.get(at));
-        Ok(records.filter_map(|record| Some((tree.workload_at((hierarchy, record.id))?, record))).collect())
     }
 }
 

@@ -1,6 +1,6 @@
 //! HTTP requests. The kernel half is `exporter-ebpf/src/http/`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use exporter_ebpf::{
@@ -23,20 +23,18 @@ use crate::{
 
 const LABELS: &[&str] = &["http_request_method", "http_response_status_code", "http_route"];
 
-static SERVER: Metric = Metric {
-    name: "http_server_request_duration_seconds",
-    kind: Kind::Histogram,
-    help: "Requests served: from the first byte of the request at the socket to the last byte of the response.",
-    labels: LABELS,
-    per_container: true,
-};
-static CLIENT: Metric = Metric {
-    name: "http_client_request_duration_seconds",
-    kind: Kind::Histogram,
-    help: "Requests made: from the first byte of the request at the socket to the last byte of the response.",
-    labels: LABELS,
-    per_container: true,
-};
+static SERVER: Metric = Metric::container(
+    "http_server_request_duration_seconds",
+    Kind::Histogram,
+    LABELS,
+    "Requests served: from the first byte of the request at the socket to the last byte of the response.",
+);
+static CLIENT: Metric = Metric::container(
+    "http_client_request_duration_seconds",
+    Kind::Histogram,
+    LABELS,
+    "Requests made: from the first byte of the request at the socket to the last byte of the response.",
+);
 
 /// The metrics of this signal.
 pub static METRICS: &[&Metric] = &[&SERVER, &CLIENT];
@@ -74,8 +72,8 @@ pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
 struct Collect {
     flush: Option<IterLink>,
     routes: BpfHashMap<MapData, RouteKey, RouteLine>,
-    /// The texts of the routes, by slot and hash.
-    texts: HashMap<(u32, u64), String>,
+    /// The texts of the routes, by hash, which is that of the text: what a cgroup that is gone had counted keeps its route.
+    texts: HashMap<u64, String>,
 }
 
 impl Collect {
@@ -93,20 +91,16 @@ impl Collect {
         Ok(Self { flush, routes: probes.take(ROUTES)?, texts: HashMap::new() })
     }
 
-    fn text(&mut self, slot: u32, route: u64) -> String {
+    /// The text of a route; `None` for a hash whose line is not there, of a slot that was given anew in this moment.
+    fn text(&mut self, slot: u32, route: u64) -> Option<String> {
         if route == 0 {
-            return OTHER.to_owned();
+            return Some(OTHER.to_owned());
         }
-        if let Some(text) = self.texts.get(&(slot, route)) {
-            return text.clone();
+        if !self.texts.contains_key(&route) {
+            let line = self.routes.get(&RouteKey { route, slot, reserved: 0 }, 0).ok()?;
+            self.texts.insert(route, name(&line));
         }
-        // A hash without its line is of a cgroup whose slot was given anew in this moment.
-        let Ok(line) = self.routes.get(&RouteKey { route, slot, reserved: 0 }, 0) else {
-            return OTHER.to_owned();
-        };
-        let text = name(&line);
-        self.texts.insert((slot, route), text.clone());
-        text
+        self.texts.get(&route).cloned()
     }
 }
 
@@ -130,6 +124,7 @@ impl Collector for Collect {
         if let Some(flush) = &self.flush {
             flush.walk()?;
         }
+        let mut seen = HashSet::new();
         for (metric, family) in [(&SERVER, Family::HttpServer), (&CLIENT, Family::HttpClient)] {
             let rows = context.rows(family);
             let mut family = out.family(metric);
@@ -139,11 +134,14 @@ impl Collector for Collect {
                 else {
                     continue;
                 };
-                let (route, status) = (self.text(sum.slot, key.route), status.to_string());
+                seen.insert(key.route);
+                let Some(route) = self.text(sum.slot, key.route) else { continue };
+                let status = status.to_string();
                 let values = [method.as_str(), &status, &route];
                 family.histogram(&workload.labels, &values, &sum.histogram(&DURATION_BOUNDS));
             }
         }
+        self.texts.retain(|route, _| seen.contains(route));
         Ok(())
     }
 
@@ -153,6 +151,5 @@ impl Collector for Collect {
         for key in gone.collect::<Vec<_>>() {
             _ = self.routes.remove(&key);
         }
-        self.texts.retain(|(of, _), _| *of != slot);
     }
 }

@@ -6,7 +6,6 @@ pub mod vmstats;
 use std::{
     collections::HashMap,
     os::fd::{AsFd as _, OwnedFd},
-    path::Path,
 };
 
 use exporter_ebpf::memory::{MEMORY, MEMORY_WALK, Memory, READ, SAMPLE, SIGNAL, Walk};
@@ -21,73 +20,70 @@ use crate::{
     },
     probes::Probes,
     snapshot::{Kind, Metric, Snapshot},
-    sys::{self, IterLink, MappedArray},
+    sys,
+    walker::Walker,
 };
 
-macro_rules! metric {
-    ($id:ident, $name:literal, $kind:ident, $labels:expr, $help:literal) => {
-        static $id: Metric =
-            Metric { name: $name, kind: Kind::$kind, help: $help, labels: $labels, per_container: true };
-    };
-}
-
-metric!(USAGE, "container_memory_usage_bytes", Gauge, &[], "Memory charged, whenever it was last used.");
-metric!(
-    WORKING_SET,
+static USAGE: Metric = Metric::container(
+    "container_memory_usage_bytes",
+    Kind::Gauge,
+    &[],
+    "Memory charged, whenever it was last used.",
+);
+static WORKING_SET: Metric = Metric::container(
     "container_memory_working_set_bytes",
-    Gauge,
+    Kind::Gauge,
     &[],
-    "Usage without the inactive part of the page cache: what eviction and the OOM killer go by."
+    "Usage without the inactive part of the page cache: what eviction and the OOM killer go by.",
 );
-metric!(MAX_USAGE, "container_memory_max_usage_bytes", Gauge, &[], "The highest usage so far.");
-metric!(RSS, "container_memory_rss", Gauge, &[], "Anonymous memory in bytes.");
-metric!(CACHE, "container_memory_cache", Gauge, &[], "Page cache in bytes.");
-metric!(MAPPED, "container_memory_mapped_file", Gauge, &[], "Memory-mapped files in bytes.");
-metric!(
-    ACTIVE_FILE,
+static MAX_USAGE: Metric =
+    Metric::container("container_memory_max_usage_bytes", Kind::Gauge, &[], "The highest usage so far.");
+static RSS: Metric =
+    Metric::container("container_memory_rss", Kind::Gauge, &[], "Anonymous memory in bytes.");
+static CACHE: Metric = Metric::container("container_memory_cache", Kind::Gauge, &[], "Page cache in bytes.");
+static MAPPED: Metric =
+    Metric::container("container_memory_mapped_file", Kind::Gauge, &[], "Memory-mapped files in bytes.");
+static ACTIVE_FILE: Metric = Metric::container(
     "container_memory_total_active_file_bytes",
-    Gauge,
+    Kind::Gauge,
     &[],
-    "The active part of the page cache."
+    "The active part of the page cache.",
 );
-metric!(
-    INACTIVE_FILE,
+static INACTIVE_FILE: Metric = Metric::container(
     "container_memory_total_inactive_file_bytes",
-    Gauge,
+    Kind::Gauge,
     &[],
-    "The inactive part of the page cache."
+    "The inactive part of the page cache.",
 );
-metric!(SWAP, "container_memory_swap", Gauge, &[], "Swap used in bytes. Only with cgroup v2.");
-metric!(
-    FAILCNT,
+static SWAP: Metric =
+    Metric::container("container_memory_swap", Kind::Gauge, &[], "Swap used in bytes. Only with cgroup v2.");
+static FAILCNT: Metric = Metric::container(
     "container_memory_failcnt",
-    Gauge,
+    Kind::Gauge,
     &[],
-    "How often usage hit the limit. Only with cgroup v1. A count, but cAdvisor's name for it is not one of a counter."
+    "How often usage hit the limit. Only with cgroup v1. A count, but cAdvisor's name for it is not one of a counter.",
 );
-metric!(
-    FAILURES,
+static FAILURES: Metric = Metric::container(
     "container_memory_failures_total",
-    Counter,
+    Kind::Counter,
     &["failure_type", "scope"],
-    "Page faults (pgfault, the major ones included) and major page faults (pgmajfault); both scopes hold the sub-cgroups."
+    "Page faults (pgfault, the major ones included) and major page faults (pgmajfault); both scopes hold the sub-cgroups.",
 );
-metric!(
-    OOM,
+static OOM: Metric = Metric::container(
     "container_oom_events_total",
-    Counter,
+    Kind::Counter,
     &[],
-    "Processes that the OOM killer killed. Stays for an hour after the container's death."
+    "Processes that the OOM killer killed. Stays for an hour after the container's death.",
 );
-metric!(LIMIT, "container_spec_memory_limit_bytes", Gauge, &[], "The memory limit; 0 is none.");
+static LIMIT: Metric =
+    Metric::container("container_spec_memory_limit_bytes", Kind::Gauge, &[], "The memory limit; 0 is none.");
 
-static SOURCE: Metric = Metric {
-    name: "podmeter_memory_source",
-    kind: Kind::Gauge,
-    help: "1 for where memory was read in this scrape: from the kernel's counters in one go (iterator), or from the cgroups' files.",
-    labels: &["source"],
-    per_container: false,
-};
+static SOURCE: Metric = Metric::agent(
+    "podmeter_memory_source",
+    Kind::Gauge,
+    &["source"],
+    "1 for where memory was read in this scrape: from the kernel's counters in one go (iterator), or from the cgroups' files.",
+);
 
 /// The metrics of this signal.
 pub static METRICS: &[&Metric] = &[
@@ -151,7 +147,9 @@ type Gauge = fn(&Values) -> Option<u64>;
 
 /// The collector.
 struct Collect {
-    walker: Option<Walker>,
+    walker: Option<Walker<Memory, Walk>>,
+    /// The program that gives the statistics of one cgroup in the kernel's order.
+    sample: Option<OwnedFd>,
     order: Option<Order>,
     /// Scrapes so far. The search costs some milliseconds, so it is made less often when it keeps finding nothing.
     searches: u32,
@@ -159,52 +157,26 @@ struct Collect {
     page: u64,
 }
 
-/// Reads all memory cgroups in one go.
-struct Walker {
-    link: IterLink,
-    sample: OwnedFd,
-    records: MappedArray<Memory>,
-    walk: MappedArray<Walk>,
-}
-
-impl Walker {
-    fn new(probes: &Probes, root: &Path) -> anyhow::Result<Self> {
-        let link = probes.iter_cgroup(READ, root)?;
-        let sample = probes.with_fd(SAMPLE, |fd| Ok(fd.try_clone_to_owned()?))?;
-        Ok(Self { link, sample, records: probes.array(MEMORY)?, walk: probes.array(MEMORY_WALK)? })
-    }
-
-    fn read(&self, order: Order) -> anyhow::Result<impl Iterator<Item = Memory>> {
-        self.walk.set(0, Walk { next: 0, anon: order.anon as u64, faults: order.faults as u64 });
-        self.link.walk()?;
-        let count = self.walk.get(0).map_or(0, |walk| walk.next);
-        anyhow::ensure!(
-            count <= u64::from(self.records.len()),
-            "{count} memory cgroups: raise --max-cgroups"
-        );
-        Ok((0..count as u32).filter_map(|at| self.records.get(at)))
-    }
-}
-
 impl Collect {
     /// Links the iterator, if the kernel has it.
     fn new(probes: &mut Probes, tree: &Tree) -> Self {
         let root = tree.layout().memory.map(|index| tree.layout().hierarchies[index].root.clone());
-        let walker = root.filter(|_| probes.is_attached(READ) && probes.is_attached(SAMPLE));
-        let walker = walker
-            .map(|root| Walker::new(probes, &root))
+        let walker = root
+            .filter(|_| probes.is_attached(READ) && probes.is_attached(SAMPLE))
+            .map(|root| Walker::new(probes, READ, &root, MEMORY, MEMORY_WALK))
             .and_then(|walker| walker.inspect_err(|error| probes.degrade_to_files(READ, error)).ok());
-        Self { walker, order: None, searches: 0, last: HashMap::new(), page: sys::page_size() }
+        let sample = probes.with_fd(SAMPLE, |fd| Ok(fd.try_clone_to_owned()?)).ok();
+        Self { walker, sample, order: None, searches: 0, last: HashMap::new(), page: sys::page_size() }
     }
 
     /// Reads every shown workload; OOM kills of v1's sub-cgroups are summed up.
     fn read(&mut self, tree: &Tree) -> HashMap<WorkloadId, Values> {
         let Some(hierarchy) = tree.layout().memory else { return HashMap::new() };
-        if let Some(walker) = &self.walker {
+        if let (Some(walker), Some(sample)) = (&self.walker, &self.sample) {
             // Reading the root's statistics makes the kernel add up what the CPUs hold back.
             files::flush(&tree.layout().hierarchies[hierarchy]);
             if self.order.is_none() && (self.searches < 4 || self.searches.is_multiple_of(16)) {
-                self.order = vmstats::find(tree, hierarchy, walker.sample.as_fd(), self.page);
+                self.order = vmstats::find(tree, hierarchy, sample.as_fd(), self.page);
             }
             self.searches += 1;
             match self.order.map(|order| self.walk(walker, order, tree, hierarchy)) {
@@ -223,7 +195,7 @@ impl Collect {
 
     fn walk(
         &self,
-        walker: &Walker,
+        walker: &Walker<Memory, Walk>,
         order: Order,
         tree: &Tree,
         hierarchy: HierarchyIndex,
@@ -231,7 +203,9 @@ impl Collect {
         let is_v2 = tree.layout().hierarchies[hierarchy].is_v2();
         let mut values: HashMap<WorkloadId, Values> = HashMap::new();
         let mut sub_kills: HashMap<WorkloadId, u64> = HashMap::new();
-        for record in walker.read(order)? {
+        let start = Walk { next: 0, anon: order.anon as u64, faults: order.faults as u64 };
+        for record in walker.read(start)? {
+            tree.saw_oom_kills((hierarchy, record.id), record.oom_kills);
             let key = (hierarchy, record.id);
             if let Some(id) = tree.workload_at(key) {
                 values.insert(id, vmstats::values(&record, self.page, is_v2));

@@ -1,49 +1,51 @@
 //! Pressure stall information of each cgroup. The kernel half is `exporter-ebpf/src/pressure.rs`.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use exporter_ebpf::pressure::{PRESSURE_WALK, PRESSURES, Pressure, READ, SIGNAL};
 
 use super::{Collector, Context, Start};
 use crate::{
     cgroup::tree::{Tree, WorkloadId},
-    probes::Probes,
     snapshot::{Kind, Metric, Snapshot},
-    sys::{IterLink, MappedArray},
+    walker::Walker,
 };
 
-macro_rules! metric {
-    ($id:ident, $name:literal, $help:literal) => {
-        static $id: Metric =
-            Metric { name: $name, kind: Kind::Counter, help: $help, labels: &[], per_container: true };
-    };
-}
-
-metric!(
-    CPU_WAITING,
+static CPU_WAITING: Metric = Metric::container(
     "container_pressure_cpu_waiting_seconds_total",
-    "Time in which some task waited for a CPU; up to two seconds old, like all pressure."
+    Kind::Counter,
+    &[],
+    "Time in which some task waited for a CPU; up to two seconds old, like all pressure.",
 );
-metric!(
-    CPU_STALLED,
+static CPU_STALLED: Metric = Metric::container(
     "container_pressure_cpu_stalled_seconds_total",
-    "Time in which every task waited for a CPU."
+    Kind::Counter,
+    &[],
+    "Time in which every task waited for a CPU.",
 );
-metric!(
-    MEMORY_WAITING,
+static MEMORY_WAITING: Metric = Metric::container(
     "container_pressure_memory_waiting_seconds_total",
-    "Time in which some task waited for memory."
+    Kind::Counter,
+    &[],
+    "Time in which some task waited for memory.",
 );
-metric!(
-    MEMORY_STALLED,
+static MEMORY_STALLED: Metric = Metric::container(
     "container_pressure_memory_stalled_seconds_total",
-    "Time in which every task waited for memory."
+    Kind::Counter,
+    &[],
+    "Time in which every task waited for memory.",
 );
-metric!(IO_WAITING, "container_pressure_io_waiting_seconds_total", "Time in which some task waited for I/O.");
-metric!(
-    IO_STALLED,
+static IO_WAITING: Metric = Metric::container(
+    "container_pressure_io_waiting_seconds_total",
+    Kind::Counter,
+    &[],
+    "Time in which some task waited for I/O.",
+);
+static IO_STALLED: Metric = Metric::container(
     "container_pressure_io_stalled_seconds_total",
-    "Time in which every task waited for I/O."
+    Kind::Counter,
+    &[],
+    "Time in which every task waited for I/O.",
 );
 
 /// The metrics of this signal.
@@ -69,43 +71,16 @@ type Totals = [Option<u64>; 6];
 /// Never.
 pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
     let root = start.tree.layout().v2().map(|v2| v2.root.clone());
-    let walker = root.filter(|_| start.probes.is_attached(READ)).map(|root| Walker::new(start.probes, &root));
+    let walker = root
+        .filter(|_| start.probes.is_attached(READ))
+        .map(|root| Walker::new(start.probes, READ, &root, PRESSURES, PRESSURE_WALK));
     let walker =
         walker.and_then(|walker| walker.inspect_err(|error| start.probes.degrade_to_files(READ, error)).ok());
     Ok(Box::new(Collect { walker }))
 }
 
 struct Collect {
-    walker: Option<Walker>,
-}
-
-/// Reads the totals of all cgroups in one go.
-struct Walker {
-    link: IterLink,
-    records: MappedArray<Pressure>,
-    next: MappedArray<u64>,
-}
-
-impl Walker {
-    fn new(probes: &Probes, root: &Path) -> anyhow::Result<Self> {
-        let link = probes.iter_cgroup(READ, root)?;
-        Ok(Self { link, records: probes.array(PRESSURES)?, next: probes.array(PRESSURE_WALK)? })
-    }
-
-    fn read(&self, tree: &Tree) -> anyhow::Result<Vec<(WorkloadId, Totals)>> {
-        let Some(v2) = tree.layout().v2 else { return Ok(Vec::new()) };
-        self.next.set(0, 0);
-        self.link.walk()?;
-        let count = self.next.get(0).unwrap_or(0);
-        anyhow::ensure!(count <= u64::from(self.records.len()), "{count} cgroups: raise --max-cgroups");
-        let records = (0..count as u32).filter_map(|at| self.records.get(at));
-        let totals = records.filter_map(|record| {
-            let id = tree.workload_at((v2, record.id))?;
-            let shown = tree.get(id).is_some_and(|workload| tree.is_shown(workload));
-            shown.then(|| (id, record.total.map(|nanos| Some(nanos / 1000))))
-        });
-        Ok(totals.collect())
-    }
+    walker: Option<Walker<Pressure>>,
 }
 
 impl Collector for Collect {
@@ -117,7 +92,14 @@ impl Collector for Collect {
         let tree = context.tree;
         let totals = match &self.walker {
             Some(walker) => {
-                let mut totals = walker.read(tree)?;
+                let shown = |record: &Pressure| {
+                    let id = tree.workload_at((tree.layout().v2?, record.id))?;
+                    tree.is_shown(tree.get(id)?).then_some(id)
+                };
+                let micros = |record: Pressure| record.total.map(|nanos| Some(nanos / 1000));
+                let records = walker.read(0)?;
+                let mut totals: Vec<_> =
+                    records.filter_map(|record| Some((shown(&record)?, micros(record)))).collect();
                 // The root's are the system's, which the iterator does not have.
                 totals.extend(from_files(tree, |path| path == "/"));
                 totals

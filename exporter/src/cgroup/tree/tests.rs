@@ -97,3 +97,15 @@ fn unknown_and_repeated_events_change_nothing() {
     tree.remove((0, 1), 0);
     assert_eq!(tree.release().len(), 1);
 }
+
+#[test]
+fn oom_kills_stay_when_the_death_is_found_by_walking() {
+    let mut tree = tree();
+    tree.add((1, 7), "/a");
+    tree.saw_oom_kills((1, 7), 2);
+    // The hierarchy of this tree does not exist: nothing is found there.
+    tree.walk();
+    assert_eq!(tree.all().next().unwrap().1.oom_kills, 2);
+    tree.release();
+    assert_eq!(tree.graves()[0].oom_kills, 2);
+}

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs};
 use super::Values;
 use crate::cgroup::{
     layout::{Hierarchy, HierarchyIndex},
-    tree::{Tree, Workload, WorkloadId},
+    tree::{NodeKey, Tree, Workload, WorkloadId},
 };
 
 /// Above this a limit is none, as in cAdvisor: v1 writes the largest multiple of a page.
@@ -27,15 +27,29 @@ pub fn values(tree: &Tree, hierarchy: HierarchyIndex, workload: &Workload) -> Op
     let directory = mount.directory(&workload.path);
     let read = |name: &str| fs::read_to_string(directory.join(name)).ok();
     if mount.is_v2() {
-        return v2(&read("memory.current")?, &read("memory.stat")?, read);
+        let values = v2(&read("memory.current")?, &read("memory.stat")?, read)?;
+        note(tree, hierarchy, workload, values.oom_kills);
+        return Some(values);
     }
     let mut values = v1(&read("memory.usage_in_bytes")?, &read("memory.stat")?, read)?;
+    note(tree, hierarchy, workload, values.oom_kills);
     for &key in workload.nodes.iter().filter(|key| key.0 == hierarchy) {
         let Some(path) = tree.path(key).filter(|path| **path != *workload.path) else { continue };
         let text = fs::read_to_string(mount.directory(path).join("memory.oom_control"));
-        values.oom_kills += text.ok().and_then(|text| Stat(&text).get("oom_kill")).unwrap_or(0);
+        if let Some(kills) = text.ok().and_then(|text| Stat(&text).get("oom_kill")) {
+            tree.saw_oom_kills(key, kills);
+            values.oom_kills += kills;
+        }
     }
     Some(values)
+}
+
+/// Tells the tree what a workload's uppermost cgroup counts.
+fn note(tree: &Tree, hierarchy: HierarchyIndex, workload: &Workload, kills: u64) {
+    let here = |key: &&NodeKey| key.0 == hierarchy && tree.path(**key) == Some(&*workload.path);
+    if let Some(&key) = workload.nodes.iter().find(here) {
+        tree.saw_oom_kills(key, kills);
+    }
 }
 
 fn v2(current: &str, stat: &str, read: impl Fn(&str) -> Option<String>) -> Option<Values> {
