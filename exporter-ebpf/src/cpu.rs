@@ -1,19 +1,20 @@
 //! CPU: on-CPU time and run-queue wait per cgroup, and what CFS bandwidth control did.
 //!
 //! What: the time that tasks of a cgroup ran, and how long each of them had waited in the run queue when it got a CPU.
-//! Hooks: `tp_btf/sched_switch`, which alone gives both, from the run queue's clock and what the scheduler keeps of the task that
-//! leaves (`sched_info.last_arrival`) and of the one that comes (`last_queued`). No wakeup hook, no state per task, no clock
-//! read, and no need to have seen the switch before: a sandbox can hide some (tracepoints do not fire while its init runs, seen
-//! in perf and ftrace too), and what a hidden switch ended is not counted, nor known to be lost. Before a scrape,
+//! Hooks: `tp_btf/sched_switch`, which alone gives both. The time is what the kernel charged to the task while it was on the
+//! CPU (`se.sum_exec_runtime`, of which cpu.stat is the sum: neither has time that a hypervisor stole); the wait is the run
+//! queue's clock less `sched_info.last_queued`. No wakeup hook, no state per task, no clock read. Before a scrape,
 //! `cpu_settle` is run on each CPU, so that a task that has not been switched out yet is charged up to the last tick.
 //! `iter/cgroup` (6.1+) reads the bandwidth counters of all cgroups.
-//! Maps: `CPU` (by slot), `SETTLED` (by CPU: how far the running task has been charged), `BANDWIDTHS` and `BANDWIDTH_WALK`
-//! (the records of the last walk, and their number), rows of `series`.
+//! Maps: `CPU` (by slot), `RUNNING` (by CPU: the task on it, and how far it has been charged), `BANDWIDTHS` and
+//! `BANDWIDTH_WALK` (the records of the last walk, and their number), rows of `series`.
 //! Metrics: `container_cpu_usage_seconds_total`, `container_cpu_run_queue_latency_seconds`, `container_cpu_cfs_*`,
 //! `container_spec_cpu_{quota,period}`.
 //! Cost: see `cargo xtask bench`; README has the figure.
 //!
-//! Time that a hypervisor stole while a task was on its CPU counts as the task's; cpu.stat leaves it out.
+//! A sandbox can hide switches: tracepoints do not fire while its init runs, in perf and ftrace neither. The task that such a
+//! switch put on the CPU is charged from `sched_info.last_arrival` by the clock, and the loss `switch_unseen` counts it; what
+//! ran before it in secret is not known.
 //! A wait that a migration between CPUs interrupts counts from the arrival in the last queue, as `last_queued` does.
 
 use crate::{Field, Hook, Probe, Signal, Source, cgroup::ID_FIELDS, layout::layout};
@@ -66,7 +67,7 @@ pub const SIGNAL: Signal = Signal {
             required: false,
         },
     ],
-    maps: &[CPU, "SETTLED", BANDWIDTHS, BANDWIDTH_WALK],
+    maps: &[CPU, "RUNNING", BANDWIDTHS, BANDWIDTH_WALK],
 };
 
 const TASK_FIELDS: &[Field] = &[
@@ -75,6 +76,7 @@ const TASK_FIELDS: &[Field] = &[
     Field { global: "TASK_PID", source: Source::Offset("task_struct", &["pid"]) },
     Field { global: "TASK_CGROUPS", source: Source::Offset("task_struct", &["cgroups"]) },
     Field { global: "CSS_SET_DFL_CGRP", source: Source::Offset("css_set", &["dfl_cgrp"]) },
+    Field { global: "TASK_RUNTIME", source: Source::Offset("task_struct", &["se.sum_exec_runtime"]) },
     Field {
         global: "TASK_LAST_ARRIVAL",
         source: Source::Offset("task_struct", &["sched_info.last_arrival"]),
@@ -151,6 +153,8 @@ mod probe {
     };
 
     #[unsafe(no_mangle)]
+    static TASK_RUNTIME: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
     static TASK_LAST_ARRIVAL: Global<u32> = Global::new(0);
     #[unsafe(no_mangle)]
     static TASK_PID: Global<u32> = Global::new(0);
@@ -187,18 +191,18 @@ mod probe {
     #[btf_map]
     static BANDWIDTH_WALK: Array<u64, 1, MMAPABLE> = Array::new();
 
-    /// How far the task that runs on this CPU has been charged before its slice ended.
+    /// The task on a CPU.
     #[repr(C)]
-    struct Settled {
-        /// When its slice began: what tells slices apart.
-        arrival: u64,
-        /// How much of it has been charged, ns.
-        charged: u64,
+    struct Running {
+        /// Its address, which tells tasks apart; 0 before the first switch.
+        task: u64,
+        /// Its run time that has been charged, ns.
+        runtime: u64,
     }
 
     /// Per CPU: `sched_switch` runs with interrupts off, and the settling interrupt therefore never in its midst.
     #[btf_map]
-    static SETTLED: PerCpuArray<Settled, 1> = PerCpuArray::new();
+    static RUNNING: PerCpuArray<Running, 1> = PerCpuArray::new();
 
     /// The clock of the run queue of a task that is on a CPU, ns.
     ///
@@ -210,19 +214,38 @@ mod probe {
         unsafe { load(load(load(task, &TASK_CFS_RQ), &CFS_RQ_RQ), &RQ_CLOCK) }
     }
 
-    /// How long a task has been on its CPU, ns, and since when.
+    /// Charges the task on this CPU for what it ran since it was charged last.
     ///
     /// # Safety
-    /// `task` is a BTF pointer to struct task_struct, of a task that is on a CPU.
+    /// `task` is a BTF pointer to struct task_struct, of the task that is on this CPU; `running` is this CPU's.
     #[inline(always)]
-    unsafe fn slice(task: *const u8) -> (u64, u64) {
+    unsafe fn settle(running: *mut Running, task: *const u8) {
         // SAFETY: the caller's.
-        let (now, arrival): (u64, u64) = unsafe { (clock(task), load(task, &TASK_LAST_ARRIVAL)) };
-        if now < arrival {
-            count(Loss::NegativeDelta);
-            return (0, arrival);
+        unsafe {
+            let runtime: u64 = load(task, &TASK_RUNTIME);
+            let (known, charged) = ((*running).task, (*running).runtime);
+            (*running).task = task as u64;
+            (*running).runtime = runtime;
+            // Nothing is charged for what began before the first switch: user space takes it from the kernel's account.
+            if known == 0 || load::<u32>(task, &TASK_PID) == 0 {
+                return;
+            }
+            let nanos = if known == task as u64 { runtime.wrapping_sub(charged) } else { unseen(task) };
+            if nanos as i64 > 0 {
+                charge(slot_of(task), nanos);
+            }
         }
-        (now - arrival, arrival)
+    }
+
+    /// How long a task has been on its CPU, ns, whose arrival was not seen.
+    ///
+    /// # Safety
+    /// As [`clock`].
+    #[inline(always)]
+    unsafe fn unseen(task: *const u8) -> u64 {
+        count(Loss::SwitchUnseen);
+        // SAFETY: the caller's.
+        unsafe { clock(task).wrapping_sub(load(task, &TASK_LAST_ARRIVAL)) }
     }
 
     /// The slot of a task.
@@ -247,14 +270,12 @@ mod probe {
     #[btf_tracepoint(function = "sched_switch")]
     fn cpu_switch(ctx: BtfTracePointContext) -> i32 {
         let (prev, next): (*const u8, *const u8) = (ctx.arg(1), ctx.arg(2));
-        let Some(settled) = SETTLED.get_ptr_mut(0) else { return 0 };
-        // SAFETY: arguments 1 and 2 are BTF pointers to struct task_struct; `settled` is this CPU's, and interrupts are off.
+        let Some(running) = RUNNING.get_ptr_mut(0) else { return 0 };
+        // SAFETY: arguments 1 and 2 are BTF pointers to struct task_struct; `running` is this CPU's, and interrupts are off.
         unsafe {
-            if load::<u32>(prev, &TASK_PID) != 0 {
-                let (nanos, arrival) = slice(prev);
-                let charged = if (*settled).arrival == arrival { (*settled).charged } else { 0 };
-                charge(slot_of(prev), nanos.saturating_sub(charged));
-            }
+            settle(running, prev);
+            (*running).task = next as u64;
+            (*running).runtime = load(next, &TASK_RUNTIME);
             let queued: u64 = load(next, &TASK_LAST_QUEUED);
             if queued == 0 || load::<u32>(next, &TASK_PID) == 0 {
                 return 0;
@@ -290,21 +311,9 @@ mod probe {
     /// charges the task that is running now, so that a slice of minutes is not invisible until it ends.
     #[raw_tracepoint]
     fn cpu_settle(_ctx: RawTracePointContext) -> i32 {
-        let Some(settled) = SETTLED.get_ptr_mut(0) else { return 0 };
-        // SAFETY: the helper gives a BTF pointer to the current task; `settled` is this CPU's.
-        unsafe {
-            let task: *const u8 = bpf_get_current_task_btf().cast_const().cast();
-            if load::<u32>(task, &TASK_PID) == 0 {
-                return 0;
-            }
-            let (nanos, arrival) = slice(task);
-            let charged = if (*settled).arrival == arrival { (*settled).charged } else { 0 };
-            if nanos > charged {
-                charge(slot_of(task), nanos - charged);
-                (*settled).arrival = arrival;
-                (*settled).charged = nanos;
-            }
-        }
+        let Some(running) = RUNNING.get_ptr_mut(0) else { return 0 };
+        // SAFETY: the helper gives a BTF pointer to the current task; `running` is this CPU's.
+        unsafe { settle(running, bpf_get_current_task_btf().cast_const().cast()) }
         0
     }
 

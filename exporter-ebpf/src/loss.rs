@@ -12,6 +12,8 @@ pub enum Loss {
     CgroupEvents,
     /// The scheduler clock stood behind the start of the slice or wait.
     NegativeDelta,
+    /// The kernel did not report that a task got its CPU: it is charged by the clock, what ran before it is not.
+    SwitchUnseen,
     /// No socket storage could be had: the connection is not measured.
     SocketStorage,
     /// A connection speaks TLS.
@@ -36,11 +38,12 @@ pub enum Loss {
 
 impl Loss {
     /// Every loss, in the order of the kernel's counters.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::CgroupSlots,
         Self::SeriesRows,
         Self::CgroupEvents,
         Self::NegativeDelta,
+        Self::SwitchUnseen,
         Self::SocketStorage,
         Self::ConnectionTls,
         Self::ConnectionHttp2,
@@ -60,6 +63,7 @@ impl Loss {
             Self::SeriesRows => "series_full",
             Self::CgroupEvents => "cgroup_events_full",
             Self::NegativeDelta => "negative_delta",
+            Self::SwitchUnseen => "switch_unseen",
             Self::SocketStorage => "socket_storage_failed",
             Self::ConnectionTls => "connection_tls",
             Self::ConnectionHttp2 => "connection_http2",
