@@ -7,4 +7,5 @@ pub(crate) mod latency;
 mod losses;
 mod network;
 mod routes;
+mod servers;
 mod wrk;
