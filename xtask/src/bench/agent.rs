@@ -1,6 +1,7 @@
 //! podmeter itself, as built for release: started, scraped and stopped.
 
 use std::{
+    collections::HashMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
@@ -126,6 +127,25 @@ impl Agent {
     /// The memory that it has now.
     pub(super) fn memory(&self) -> Result<Memory> {
         machine::memory(self.process.id())
+    }
+
+    /// The memory of the kernel's that its maps and programs have, MiB.
+    pub(super) fn kernel_memory(&self) -> Result<f64> {
+        let folder = format!("/proc/{}/fdinfo", self.process.id());
+        let files = std::fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))?;
+        // By the number of map or program: several descriptors may be of one.
+        let mut sizes = HashMap::new();
+        for file in files.flatten() {
+            let text = std::fs::read_to_string(file.path()).unwrap_or_default();
+            let value = |name: &str| {
+                text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
+            };
+            let id = (value("map_id:"), value("prog_id:"));
+            if let Some(size) = value("memlock:").filter(|_| id != (None, None)) {
+                sizes.insert(id, size);
+            }
+        }
+        Ok(sizes.values().sum::<u64>() as f64 / 1024.0 / 1024.0)
     }
 
     /// Stops it as an orchestrator would, and waits until it is gone.

@@ -76,6 +76,11 @@ pub(super) fn memory(pid: u32) -> Result<Memory> {
     })
 }
 
+/// The memory of the kernel's own that it cannot reclaim, MiB.
+pub(super) fn slab() -> Result<f64> {
+    Ok(kib(&read("/proc/meminfo")?, "SUnreclaim:") / 1024.0)
+}
+
 /// Waits, unless we are told to stop.
 pub(super) fn pause(duration: Duration) -> Result<()> {
     let end = Instant::now() + duration;

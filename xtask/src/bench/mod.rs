@@ -15,6 +15,7 @@ mod machine;
 mod nginx;
 mod programs;
 mod report;
+mod requests;
 mod scrape;
 mod sys;
 mod traffic;
@@ -45,6 +46,9 @@ pub(crate) struct Options {
     /// How long each load runs in a round, in seconds [default: programs 2, nginx 4, idle 20].
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: Option<u32>,
+    /// How many requests the load has, at least.
+    #[arg(long, value_name = "N", default_value_t = 10_000_000)]
+    requests: u64,
     /// Print the table for the README.
     #[arg(long)]
     markdown: bool,
@@ -63,7 +67,9 @@ enum What {
     Scrape,
     /// CPU of the agent while nobody scrapes.
     Idle,
-    /// All of these.
+    /// Requests over 1,000 connections until there are enough: fails when the counts differ.
+    Load,
+    /// All of these but the load.
     All,
 }
 
@@ -125,6 +131,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if wants(What::Idle) {
         idle::run(&podmeter, effort(3, 20), &mut report)?;
+    }
+    if options.what == What::Load {
+        requests::run(&podmeter, options.requests, &mut report)?;
     }
     print!("{}", if options.markdown { report.markdown() } else { report.text() });
     Ok(())

@@ -1,7 +1,9 @@
 //! nginx with one worker on CPU 0, and wrk on CPU 1: a worst case, with both CPUs full.
 
 use std::{
+    cell::Cell,
     env, fs,
+    io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::Stdio,
@@ -25,9 +27,12 @@ pub(super) struct Traffic {
     nginx: Process,
     /// The server's container.
     pub(super) server: Container,
-    client: Container,
+    /// The client's container.
+    pub(super) client: Container,
     address: SocketAddr,
     folder: PathBuf,
+    /// How often nginx was asked for its counts.
+    asked: Cell<u32>,
 }
 
 /// What wrk did.
@@ -55,7 +60,7 @@ impl Traffic {
         let mut command =
             server.command(&["taskset", "-c", "0", &program, "-e", &log, "-p", &at, "-c", &file]);
         let nginx = Process(command.stdout(Stdio::null()).spawn().context("cannot start nginx")?);
-        let this = Self { nginx, server, client, address, folder };
+        let this = Self { nginx, server, client, address, folder, asked: Cell::new(0) };
         let deadline = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(address).is_err() {
             if Instant::now() > deadline {
@@ -68,15 +73,42 @@ impl Traffic {
 
     /// Runs wrk for so long, over 32 connections that are kept.
     pub(super) fn run(&self, path: &str, seconds: u32) -> Result<Requests> {
+        self.load(path, seconds, 32)
+    }
+
+    /// As [`Self::run`], over so many connections.
+    pub(super) fn load(&self, path: &str, seconds: u32, connections: u32) -> Result<Requests> {
         pause(Duration::ZERO)?;
         let (duration, url) = (format!("-d{seconds}"), format!("http://{}{path}", self.address));
-        let wrk = ["taskset", "-c", "1", "wrk", "-t1", "-c32", &duration, &url];
+        let connections = format!("-c{connections}");
+        // Many connections need many files, and a shell may have few.
+        let files = ["sh", "-c", "ulimit -n 4096; exec \"$@\"", "sh"];
+        let wrk = ["taskset", "-c", "1", "wrk", "-t1", &connections, &duration, "--timeout", "10s", &url];
+        let wrk = [&files[..], &wrk].concat();
         let text = output(&mut self.client.command(&wrk))?;
         pause(Duration::ZERO)?;
         if text.contains("Non-2xx") || text.contains("Socket errors") {
             bail!("wrk met errors:\n{text}");
         }
         parse(&text).with_context(|| format!("wrk printed something new:\n{text}"))
+    }
+
+    /// How many requests nginx counts, those for that count left out.
+    pub(super) fn served(&self) -> Result<f64> {
+        let answer = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(self.address)?;
+            stream.write_all(b"GET /status HTTP/1.0\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let text = answer().context("nginx does not tell its counts")?;
+        // `server accepts handled requests`, and below it the numbers.
+        let numbers = text.lines().skip_while(|line| !line.starts_with("server accepts")).nth(1);
+        let all: Option<f64> = numbers.and_then(|line| line.split_whitespace().nth(2)?.parse().ok());
+        let asked = self.asked.get() + 1;
+        self.asked.set(asked);
+        Ok(all.with_context(|| format!("nginx printed something new:\n{text}"))? - f64::from(asked))
     }
 
     /// The CPU time that nginx used so far.
@@ -98,9 +130,9 @@ fn configuration(folder: &str, address: SocketAddr) -> String {
     let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let paths = paths.map(|name| format!("{name}_temp_path {folder};\n")).concat();
     format!(
-        "daemon off;\nmaster_process off;\npid {folder}/pid;\nevents {{ worker_connections 256; }}\n\
+        "daemon off;\nmaster_process off;\npid {folder}/pid;\nworker_rlimit_nofile 4096;\nevents {{ worker_connections 4000; }}\n\
          http {{\naccess_log off;\nsendfile on;\nkeepalive_requests 1000000000;\n{paths}\
-         server {{\nlisten {address};\nlocation / {{ return 200 \"ok\"; }}\n\
+         server {{\nlisten {address} backlog=4096;\nlocation = /status {{ stub_status; }}\nlocation / {{ return 200 \"ok\"; }}\n\
          location /bulk {{ root {folder}; }}\n}}\n}}\n"
     )
 }
