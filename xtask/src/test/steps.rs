@@ -19,22 +19,13 @@ use crate::{
 const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// What the live tests run, and the Debian package that each comes from.
-const LIVE_TOOLS: [(&str, &str); 14] = [
+const LIVE_TOOLS: [(&str, &str); 6] = [
     ("wrk", "wrk"),
     ("nginx", "nginx-light"),
     ("prometheus", "prometheus"),
     ("bpftool", "bpftool"),
     ("ip", "iproute2"),
     ("curl", "curl"),
-    // Servers and clients of the world, beside nginx.
-    ("apache2", "apache2-bin"),
-    ("haproxy", "haproxy"),
-    ("gunicorn", "gunicorn"),
-    ("uvicorn", "uvicorn"),
-    ("node", "nodejs"),
-    ("go", "golang-go"),
-    ("javac", "default-jdk-headless"),
-    ("python3", "python3"),
 ];
 
 /// Where the live tests are.
