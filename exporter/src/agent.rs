@@ -13,7 +13,6 @@ use std::{
 use anyhow::Context as _;
 use aya_log::EbpfLogger;
 use exporter_ebpf::{SIGNALS, cgroup};
-use prometheus::proto::MetricFamily;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -29,6 +28,7 @@ use crate::{
     registry::Registry,
     series::Series,
     slots::Slots,
+    snapshot::Snapshot,
     status, sys,
 };
 
@@ -171,7 +171,7 @@ impl Shared {
 }
 
 impl Source for Shared {
-    fn gather(&self) -> Vec<MetricFamily> {
+    fn gather(&self) -> Snapshot {
         self.registry().gather()
     }
 

@@ -1,12 +1,15 @@
 //! The exposition formats: Prometheus text 0.0.4 and OpenMetrics 1.0.0.
 //!
-//! The `prometheus` crate renders text only, and renders a sample's labels anew on each of its lines. Here they are
-//! rendered once for each metric and copied to each bucket of a histogram, and so are the bounds of its buckets, which
-//! all histograms of a family share. The text is the same as the crate's, byte for byte.
+//! The `prometheus` crate renders text only, from families whose labels it owns and escapes anew on each of a sample's
+//! lines. Here the labels come rendered, and the bounds of the buckets, which the histograms of a family share, are
+//! rendered once. The text is the same as the crate's, byte for byte.
 
 use std::io::Write;
 
-use prometheus::proto::{Histogram, Metric, MetricFamily, MetricType, Summary};
+use crate::{
+    format::Format,
+    snapshot::{Family, Histogram, Kind, Snapshot, Value},
+};
 
 /// The base units by which a family's name may end; OpenMetrics states them apart.
 const UNITS: [&str; 2] = ["seconds", "bytes"];
@@ -14,85 +17,11 @@ const UNITS: [&str; 2] = ["seconds", "bytes"];
 /// Up to here every integer has a float of its own, so the digits of the one are those of the other.
 const EXACT_INTEGERS: f64 = (1_u64 << 53) as f64;
 
-/// An exposition format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// Prometheus text, version 0.0.4.
-    Text,
-    /// OpenMetrics text, version 1.0.0.
-    OpenMetrics,
-}
-
-impl Format {
-    /// The value of the `Content-Type` header.
-    pub const fn content_type(self) -> &'static str {
-        match self {
-            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        }
-    }
-
-    /// Picks the format that a client's `Accept` header rates highest: text when it rates both alike, names neither or
-    /// is absent. Parameters other than the version (such as `escaping`) change nothing: every name that the agent
-    /// exports is a legacy name, the same under each escaping.
-    pub fn negotiate(accept: Option<&str>) -> Self {
-        let accept = accept.unwrap_or_default();
-        let openmetrics = rating(accept, "application/*", "application/openmetrics-text", "1.0.0");
-        let text = rating(accept, "text/*", "text/plain", "0.0.4");
-        if openmetrics > text { Self::OpenMetrics } else { Self::Text }
-    }
-}
-
-/// The weight that `accept` gives to a media type, by the most specific of the ranges that cover it; 0 without one.
-fn rating(accept: &str, group: &str, name: &str, version: &str) -> f64 {
-    let covering = weighted(accept).filter_map(|(range, params, weight)| {
-        let specificity = if range.eq_ignore_ascii_case(name) {
-            let wanted = params.clone().find(|(key, _)| key.eq_ignore_ascii_case("version"));
-            match wanted {
-                None => 2,
-                Some((_, wanted)) if wanted == version => 3,
-                Some(_) => return None,
-            }
-        } else if range.eq_ignore_ascii_case(group) {
-            1
-        } else if range == "*/*" {
-            0
-        } else {
-            return None;
-        };
-        Some((specificity, weight))
-    });
-    covering.max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).map_or(0.0, |(_, weight)| weight)
-}
-
-/// Splits a header of weighted alternatives (`Accept`, `Accept-Encoding`) into value, parameters and weight. One whose
-/// weight is malformed weighs nothing.
-pub(crate) fn weighted(
-    header: &str,
-) -> impl Iterator<Item = (&str, impl Iterator<Item = (&str, &str)> + Clone, f64)> {
-    header.split(',').map(|alternative| {
-        let mut parts = alternative.split(';').map(str::trim);
-        let value = parts.next().unwrap_or_default();
-        let params = parts.map(|part| {
-            let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            (key.trim(), value.trim().trim_matches('"'))
-        });
-        let weight =
-            params.clone().find(|(key, _)| key.eq_ignore_ascii_case("q")).map_or(1.0, |(_, weight)| {
-                weight.parse().ok().filter(|weight| (0.0..=1.0).contains(weight)).unwrap_or(0.0)
-            });
-        (value, params, weight)
-    })
-}
-
-/// Appends the exposition of `families` to `out` and returns how many series (sample lines) it has. Families without a
-/// name or a metric are left out.
-pub fn encode(families: &[MetricFamily], format: Format, out: &mut Vec<u8>) -> usize {
-    let mut encoder = Encoder { out, format, labels: Vec::new(), bounds: Vec::new(), series: 0 };
-    for family in families {
-        if !family.name().is_empty() && !family.get_metric().is_empty() {
-            encoder.family(family);
-        }
+/// Appends the exposition of `snapshot` to `out` and returns how many series (sample lines) it has.
+pub fn encode(snapshot: &Snapshot, format: Format, out: &mut Vec<u8>) -> usize {
+    let mut encoder = Encoder { out, format, bounds: Vec::new(), series: 0 };
+    for family in snapshot.families() {
+        encoder.family(family);
     }
     if format == Format::OpenMetrics {
         encoder.push("# EOF\n");
@@ -103,149 +32,120 @@ pub fn encode(families: &[MetricFamily], format: Format, out: &mut Vec<u8>) -> u
 struct Encoder<'a> {
     out: &'a mut Vec<u8>,
     format: Format,
-    /// The labels of the metric at hand, as they stand between the braces.
-    labels: Vec<u8>,
     /// The bounds of the last histogram, as bits and as they stand in `le`: mostly those of the next one as well.
     bounds: Vec<(u64, Vec<u8>)>,
     series: usize,
 }
 
+/// The labels of a sample: the container's and the metric's.
+type Labels<'a> = (&'a str, &'a str);
+
 impl Encoder<'_> {
-    fn family(&mut self, family: &MetricFamily) {
-        let kind = family.get_field_type();
+    fn family(&mut self, family: &Family) {
+        let metric = family.metric();
         let openmetrics = self.format == Format::OpenMetrics;
         // An OpenMetrics counter is named without `_total`, its samples with it, whether the name had it or not.
-        let (name, suffix) = match (kind, openmetrics) {
-            (MetricType::COUNTER, true) => {
-                (family.name().strip_suffix("_total").unwrap_or(family.name()), "_total")
-            }
-            _ => (family.name(), ""),
+        let (name, suffix) = match (metric.kind, openmetrics) {
+            (Kind::Counter, true) => (metric.name.strip_suffix("_total").unwrap_or(metric.name), "_total"),
+            _ => (metric.name, ""),
         };
-        if !family.help().is_empty() {
+        if !metric.help.is_empty() {
             self.push_all(["# HELP ", name, " "]);
-            escape(self.out, family.help(), openmetrics);
+            help(self.out, metric.help, openmetrics);
             self.push("\n");
         }
-        let kind_name = match kind {
-            MetricType::COUNTER => "counter",
-            MetricType::GAUGE => "gauge",
-            MetricType::HISTOGRAM => "histogram",
-            MetricType::SUMMARY => "summary",
-            MetricType::UNTYPED if openmetrics => "unknown",
-            MetricType::UNTYPED => "untyped",
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
         };
-        self.push_all(["# TYPE ", name, " ", kind_name, "\n"]);
+        self.push_all(["# TYPE ", name, " ", kind, "\n"]);
         if openmetrics
             && let Some(unit) =
                 UNITS.iter().find(|unit| name.strip_suffix(**unit).is_some_and(|rest| rest.ends_with('_')))
         {
             self.push_all(["# UNIT ", name, " ", unit, "\n"]);
         }
-        for metric in family.get_metric() {
-            self.labels.clear();
-            for label in metric.get_label() {
-                if !self.labels.is_empty() {
-                    self.labels.push(b',');
-                }
-                self.labels.extend_from_slice(label.name().as_bytes());
-                self.labels.extend_from_slice(b"=\"");
-                escape(&mut self.labels, label.value(), true);
-                self.labels.push(b'"');
-            }
-            match kind {
-                MetricType::COUNTER => self.simple(name, suffix, metric, metric.get_counter().get_value()),
-                MetricType::GAUGE => self.simple(name, suffix, metric, metric.get_gauge().get_value()),
-                MetricType::HISTOGRAM => self.histogram(name, metric, metric.get_histogram()),
-                MetricType::SUMMARY => self.summary(name, metric, metric.get_summary()),
-                // The crate dropped their values along with protobuf: a metric of unknown type holds a gauge.
-                MetricType::UNTYPED => self.simple(name, suffix, metric, metric.get_gauge().get_value()),
+        for (container, own, value) in family.samples() {
+            match value {
+                Value::Number(value) => self.number(name, suffix, (container, own), *value),
+                Value::Histogram(histogram) => self.histogram(name, (container, own), histogram),
             }
         }
     }
 
-    /// A line with the metric's labels only.
-    fn simple(&mut self, name: &str, suffix: &str, metric: &Metric, value: f64) {
-        self.bare(name, suffix);
+    fn number(&mut self, name: &str, suffix: &str, labels: Labels<'_>, value: f64) {
+        self.bare(name, suffix, labels);
         self.float(value);
-        self.finish(metric);
+        self.finish();
     }
 
-    fn histogram(&mut self, name: &str, metric: &Metric, histogram: &Histogram) {
-        let mut infinity_seen = false;
-        for (index, bucket) in histogram.get_bucket().iter().enumerate() {
-            let bound = bucket.upper_bound();
-            infinity_seen |= bound == f64::INFINITY;
-            self.open(name, "_bucket", "le");
-            match self.bounds.get(index) {
-                Some((bits, text)) if *bits == bound.to_bits() => self.out.extend_from_slice(text),
-                _ => {
-                    let start = self.out.len();
-                    self.label_float(bound);
-                    self.bounds.truncate(index);
-                    self.bounds.push((bound.to_bits(), self.out[start..].to_vec()));
-                }
-            }
-            self.push("\"} ");
-            self.count(bucket.cumulative_count());
-            self.finish(metric);
-        }
-        if !infinity_seen {
-            self.open(name, "_bucket", "le");
-            self.push("+Inf\"} ");
-            self.count(histogram.get_sample_count());
-            self.finish(metric);
-        }
-        self.simple(name, "_sum", metric, histogram.get_sample_sum());
-        self.bare(name, "_count");
-        self.count(histogram.get_sample_count());
-        self.finish(metric);
-    }
-
-    fn summary(&mut self, name: &str, metric: &Metric, summary: &Summary) {
-        for quantile in summary.get_quantile() {
-            self.open(name, "", "quantile");
-            self.label_float(quantile.quantile());
-            self.push("\"} ");
-            self.float(quantile.value());
-            self.finish(metric);
-        }
-        self.simple(name, "_sum", metric, summary.sample_sum());
-        self.bare(name, "_count");
-        self.count(summary.sample_count());
-        self.finish(metric);
-    }
-
-    /// A line up to the opening quote of the one label that its metric does not have.
-    fn open(&mut self, name: &str, suffix: &str, label: &str) {
-        self.push_all([name, suffix, "{"]);
-        self.out.extend_from_slice(&self.labels);
-        if !self.labels.is_empty() {
+    fn histogram(&mut self, name: &str, labels: Labels<'_>, histogram: &Histogram) {
+        let start = self.out.len();
+        self.push_all([name, "_bucket{"]);
+        self.labels(labels);
+        if self.out.last() != Some(&b'{') {
             self.push(",");
         }
-        self.push_all([label, "=\""]);
+        self.push("le=\"");
+        // Each further line begins as the first does.
+        let opening = start..self.out.len();
+        let mut is_opened = true;
+        let mut infinity_seen = false;
+        for (index, &(bound, count)) in histogram.buckets.iter().enumerate() {
+            infinity_seen |= bound == f64::INFINITY;
+            if !std::mem::take(&mut is_opened) {
+                self.out.extend_from_within(opening.clone());
+            }
+            self.bound(index, bound);
+            self.push("\"} ");
+            self.count(count);
+            self.finish();
+        }
+        if !infinity_seen {
+            if !is_opened {
+                self.out.extend_from_within(opening);
+            }
+            self.push("+Inf\"} ");
+            self.count(histogram.count);
+            self.finish();
+        }
+        self.number(name, "_sum", labels, histogram.sum);
+        self.bare(name, "_count", labels);
+        self.count(histogram.count);
+        self.finish();
     }
 
-    /// A line up to its value, with no labels but the metric's.
-    fn bare(&mut self, name: &str, suffix: &str) {
+    /// The bound of a bucket, rendered anew only where the last histogram had another in its place.
+    fn bound(&mut self, index: usize, bound: f64) {
+        match self.bounds.get(index) {
+            Some((bits, text)) if *bits == bound.to_bits() => self.out.extend_from_slice(text),
+            _ => {
+                let start = self.out.len();
+                self.label_float(bound);
+                self.bounds.truncate(index);
+                self.bounds.push((bound.to_bits(), self.out[start..].to_vec()));
+            }
+        }
+    }
+
+    /// A line up to its value.
+    fn bare(&mut self, name: &str, suffix: &str, labels: Labels<'_>) {
         self.push_all([name, suffix]);
-        if !self.labels.is_empty() {
+        if labels != ("", "") {
             self.push("{");
-            self.out.extend_from_slice(&self.labels);
+            self.labels(labels);
             self.push("}");
         }
         self.push(" ");
     }
 
-    /// The end of a line: the timestamp (in ms; 0 is none), which OpenMetrics wants in seconds.
-    fn finish(&mut self, metric: &Metric) {
-        let timestamp = metric.timestamp_ms();
-        if timestamp != 0 {
-            self.push(" ");
-            match self.format {
-                Format::Text => display(self.out, timestamp),
-                Format::OpenMetrics => display(self.out, timestamp as f64 / 1e3),
-            }
-        }
+    fn labels(&mut self, (container, own): Labels<'_>) {
+        let comma = if container.is_empty() || own.is_empty() { "" } else { "," };
+        self.push_all([container, comma, own]);
+    }
+
+    fn finish(&mut self) {
         self.push("\n");
         self.series += 1;
     }
@@ -331,20 +231,16 @@ fn canonical(out: &mut Vec<u8>, value: f64) {
     out.splice(at..digits, sign.iter().chain(pad).copied());
 }
 
-/// Escapes a label's value or a help; the help of the text format keeps its quotes as they are.
-fn escape(out: &mut Vec<u8>, text: &str, quotes: bool) {
-    let special = |byte: &u8| matches!(byte, b'\\' | b'\n') || (quotes && *byte == b'"');
-    let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(special) {
-        out.extend_from_slice(&rest[..at]);
-        out.extend_from_slice(match rest[at] {
-            b'\n' => b"\\n",
-            b'"' => b"\\\"",
-            _ => b"\\\\",
-        });
-        rest = &rest[at + 1..];
+/// Escapes a help; the text format keeps its quotes as they are.
+fn help(out: &mut Vec<u8>, text: &str, quotes: bool) {
+    for &byte in text.as_bytes() {
+        match byte {
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'"' if quotes => out.extend_from_slice(b"\\\""),
+            _ => out.push(byte),
+        }
     }
-    out.extend_from_slice(rest);
 }
 
 /// Decimal digits, without the detour over the formatting machinery.

@@ -26,13 +26,14 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use prometheus::proto::MetricFamily;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{debug, error, info, warn};
 
-use crate::encode::{self, Format};
+use crate::encode;
+use crate::format::{self, Format};
+use crate::snapshot::Snapshot;
 
 const ENDPOINTS: &str = "not found; there are / /metrics /livez /readyz /healthz\n";
 
@@ -45,7 +46,7 @@ const MAX_LOGGED: usize = 128;
 /// What the server shows. Every method is called on the blocking pool; one that panics is answered with status 500.
 pub trait Source: Send + Sync + 'static {
     /// Takes a scrape: reads maps and files. One runs at a time.
-    fn gather(&self) -> Vec<MetricFamily>;
+    fn gather(&self) -> Snapshot;
 
     /// Whether the agent does its work.
     ///
@@ -325,11 +326,11 @@ async fn metrics(
     let mut previous_size = Arc::clone(&app.previous_size).lock_owned().await;
     // The lock goes along: the work goes on when the client leaves, and the next scrape must wait for it all the same.
     let (series, body) = blocking(move || {
-        let families = app.source.gather();
+        let snapshot = app.source.gather();
         let mut body = Vec::with_capacity(*previous_size + *previous_size / 8);
-        let series = encode::encode(&families, format, &mut body);
+        let series = encode::encode(&snapshot, format, &mut body);
         *previous_size = body.len();
-        drop(families);
+        drop(snapshot);
         if gzip { compress(&body).map(|body| (series, body)) } else { Ok((series, body)) }
     })
     .await?
@@ -353,7 +354,7 @@ fn list(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 /// Whether an `Accept-Encoding` allows gzip: by its name, or else by the wildcard.
 fn accepts_gzip(accepted: &str) -> bool {
     let weight = |name: &str| {
-        let mut all = encode::weighted(accepted).filter(|(coding, ..)| coding.eq_ignore_ascii_case(name));
+        let mut all = format::weighted(accepted).filter(|(coding, ..)| coding.eq_ignore_ascii_case(name));
         all.next().map(|(.., weight)| weight)
     };
     weight("gzip").or_else(|| weight("*")).is_some_and(|weight| weight > 0.0)

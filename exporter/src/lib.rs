@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod collector;
 pub mod config;
 pub mod encode;
+pub mod format;
 pub mod http;
 pub mod probes;
 pub mod registry;

@@ -4,7 +4,6 @@ use std::{collections::HashSet, time::Instant};
 
 use aya::maps::{MapData, RingBuf};
 use exporter_ebpf::cgroup::{EVENT_PATH, Event};
-use prometheus::proto::MetricFamily;
 use tracing::{debug, warn};
 
 use crate::{
@@ -16,7 +15,7 @@ use crate::{
     probes::{Probes, State},
     series::Series,
     slots::Slots,
-    snapshot::Snapshot,
+    snapshot::{Labels, Snapshot},
     sys,
 };
 
@@ -72,7 +71,7 @@ impl Registry {
     }
 
     /// Takes one scrape.
-    pub fn gather(&mut self) -> Vec<MetricFamily> {
+    pub fn gather(&mut self) -> Snapshot {
         self.drain();
         if self.events.is_none() {
             self.tree.walk();
@@ -99,16 +98,16 @@ impl Registry {
         }
         let slots = self.counters.as_ref().map_or(0, |(slots, _)| slots.taken().count() as u32);
         self.health.collect(&self.probes, &context, slots, unresolved, &mut out);
-        let mut family = out.family(&SUCCESS);
+        let family = out.family(&SUCCESS);
         for (name, is_ok, _) in &judged {
-            family.value(&[], &[name], f64::from(u8::from(*is_ok)));
+            family.value(&Labels::NONE, &[name], f64::from(u8::from(*is_ok)));
         }
-        let mut family = out.family(&DURATION);
+        let family = out.family(&DURATION);
         for (name, _, took) in &judged {
-            family.value(&[], &[name], took.as_secs_f64());
+            family.value(&Labels::NONE, &[name], took.as_secs_f64());
         }
         self.release(unresolved > 0);
-        out.into_families()
+        out
     }
 
     fn owners(&self) -> (Vec<Option<usize>>, u64) {

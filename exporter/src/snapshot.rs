@@ -2,7 +2,7 @@
 //!
 //! A scrape builds its families anew, so a series ends with its container: nothing long-lived is mutated.
 
-use prometheus::proto;
+use std::{ops::Range, sync::Arc};
 
 /// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,15 +52,49 @@ impl Metric {
     }
 }
 
-/// One label of a sample.
-pub type Label = proto::LabelPair;
+/// Labels as they stand between the braces of a sample: `id="/a",name="b"`. Escaped once, and shared by every sample of a
+/// container: rendering them anew for each was half of the cost of a scrape.
+#[derive(Clone, Debug, Default)]
+pub struct Labels(Option<Arc<str>>);
 
-/// Builds a label.
-pub fn label(name: &str, value: &str) -> Label {
-    let mut pair = Label::default();
-    pair.set_name(name.to_owned());
-    pair.set_value(value.to_owned());
-    pair
+impl Labels {
+    /// No label at all.
+    pub const NONE: Self = Self(None);
+
+    /// Renders pairs of names and values.
+    pub fn new(pairs: &[(&str, &str)]) -> Self {
+        let mut text = String::new();
+        for (at, (name, value)) in pairs.iter().enumerate() {
+            push_label(&mut text, at == 0, name, value);
+        }
+        Self(Some(text.into()))
+    }
+
+    /// The text between the braces.
+    pub fn as_str(&self) -> &str {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+/// Appends a label. Both formats escape a value alike.
+fn push_label(text: &mut String, is_first: bool, name: &str, value: &str) {
+    if !is_first {
+        text.push(',');
+    }
+    text.push_str(name);
+    text.push_str("=\"");
+    let mut rest = value;
+    while let Some(at) = rest.find(['\\', '\n', '"']) {
+        text.push_str(&rest[..at]);
+        text.push_str(match rest.as_bytes()[at] {
+            b'\n' => "\\n",
+            b'"' => "\\\"",
+            _ => "\\\\",
+        });
+        rest = &rest[at + 1..];
+    }
+    text.push_str(rest);
+    text.push('"');
 }
 
 /// A histogram as a sample: cumulative counts at ascending upper bounds.
@@ -74,29 +108,30 @@ pub struct Histogram {
     pub count: u64,
 }
 
-/// The families of one scrape.
-#[derive(Default)]
-pub struct Snapshot(Vec<proto::MetricFamily>);
+/// What a sample says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Of a counter or a gauge.
+    Number(f64),
+    /// Of a histogram.
+    Histogram(Histogram),
+}
+
+/// The families of one scrape, in the order in which they were opened.
+#[derive(Debug, Default)]
+pub struct Snapshot(Vec<Family>);
 
 impl Snapshot {
     /// Opens the family of `metric`; one that gets no sample is left out of the exposition.
-    pub fn family(&mut self, metric: &'static Metric) -> Family<'_> {
-        let mut family = proto::MetricFamily::default();
-        family.set_name(metric.name.to_owned());
-        family.set_help(metric.help.to_owned());
-        family.set_field_type(match metric.kind {
-            Kind::Counter => proto::MetricType::COUNTER,
-            Kind::Gauge => proto::MetricType::GAUGE,
-            Kind::Histogram => proto::MetricType::HISTOGRAM,
-        });
-        self.0.push(family);
+    pub fn family(&mut self, metric: &'static Metric) -> &mut Family {
+        self.0.push(Family { metric, own: String::new(), samples: Vec::new() });
         let last = self.0.len() - 1;
-        Family { metric, family: &mut self.0[last] }
+        &mut self.0[last]
     }
 
-    /// The families that have samples, in the order in which they were opened.
-    pub fn into_families(self) -> Vec<proto::MetricFamily> {
-        self.0.into_iter().filter(|family| !family.get_metric().is_empty()).collect()
+    /// The families that have samples.
+    pub fn families(&self) -> impl Iterator<Item = &Family> {
+        self.0.iter().filter(|family| !family.samples.is_empty())
     }
 
     /// Appends what another collector emitted.
@@ -105,59 +140,56 @@ impl Snapshot {
     }
 }
 
-/// A family that takes samples.
-pub struct Family<'a> {
+/// A metric and its samples.
+#[derive(Debug)]
+pub struct Family {
     metric: &'static Metric,
-    family: &'a mut proto::MetricFamily,
+    /// The rendered labels that the metric adds, of all samples.
+    own: String,
+    samples: Vec<Sample>,
 }
 
-impl Family<'_> {
-    /// Adds a sample of a counter or a gauge: `base` are the container's labels (empty without one), `values` those of
-    /// the labels that the metric declares, in their order.
-    pub fn value(&mut self, base: &[Label], values: &[&str], value: f64) {
-        let mut metric = self.labelled(base, values);
-        match self.metric.kind {
-            Kind::Counter => {
-                let mut counter = proto::Counter::default();
-                counter.set_value(value);
-                metric.set_counter(counter);
-            }
-            Kind::Gauge | Kind::Histogram => {
-                debug_assert!(self.metric.kind == Kind::Gauge, "{} is a histogram", self.metric.name);
-                let mut gauge = proto::Gauge::default();
-                gauge.set_value(value);
-                metric.set_gauge(gauge);
-            }
-        }
-        self.family.mut_metric().push(metric);
+#[derive(Debug)]
+struct Sample {
+    labels: Labels,
+    /// Its part of the family's `own`.
+    own: Range<usize>,
+    value: Value,
+}
+
+impl Family {
+    /// The declaration.
+    pub fn metric(&self) -> &'static Metric {
+        self.metric
+    }
+
+    /// The samples: the labels of the container, those of the metric, and the value.
+    pub fn samples(&self) -> impl Iterator<Item = (&str, &str, &Value)> {
+        self.samples
+            .iter()
+            .map(|sample| (sample.labels.as_str(), &self.own[sample.own.clone()], &sample.value))
+    }
+
+    /// Adds a sample of a counter or a gauge: `labels` are the container's ([`Labels::NONE`] without one), `values` those
+    /// of the labels that the metric declares, in their order; an empty one is no label.
+    pub fn value(&mut self, labels: &Labels, values: &[&str], value: f64) {
+        debug_assert!(self.metric.kind != Kind::Histogram, "{} is a histogram", self.metric.name);
+        self.push(labels, values, Value::Number(value));
     }
 
     /// Adds a sample of a histogram.
-    pub fn histogram(&mut self, base: &[Label], values: &[&str], histogram: &Histogram) {
+    pub fn histogram(&mut self, labels: &Labels, values: &[&str], histogram: Histogram) {
         debug_assert!(self.metric.kind == Kind::Histogram, "{} is no histogram", self.metric.name);
-        let mut metric = self.labelled(base, values);
-        let mut proto = proto::Histogram::default();
-        proto.set_sample_count(histogram.count);
-        proto.set_sample_sum(histogram.sum);
-        let buckets = histogram.buckets.iter().map(|&(bound, count)| {
-            let mut bucket = proto::Bucket::default();
-            bucket.set_upper_bound(bound);
-            bucket.set_cumulative_count(count);
-            bucket
-        });
-        proto.set_bucket(buckets.collect());
-        metric.set_histogram(proto);
-        self.family.mut_metric().push(metric);
+        self.push(labels, values, Value::Histogram(histogram));
     }
 
-    fn labelled(&self, base: &[Label], values: &[&str]) -> proto::Metric {
+    fn push(&mut self, labels: &Labels, values: &[&str], value: Value) {
         debug_assert_eq!(values.len(), self.metric.labels.len(), "labels of {}", self.metric.name);
-        let own = self.metric.labels.iter().zip(values).filter(|(_, value)| !value.is_empty());
-        let mut labels = Vec::with_capacity(base.len() + values.len());
-        labels.extend_from_slice(base);
-        labels.extend(own.map(|(name, value)| label(name, value)));
-        let mut metric = proto::Metric::default();
-        metric.set_label(labels);
-        metric
+        let start = self.own.len();
+        for (name, value) in self.metric.labels.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
+            let is_first = self.own.len() == start;
+            push_label(&mut self.own, is_first, name, value);
+        }
+        self.samples.push(Sample { labels: labels.clone(), own: start..self.own.len(), value });
     }
 }

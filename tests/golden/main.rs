@@ -11,7 +11,8 @@ use std::{
 use podmeter::{
     agent,
     config::{self, Command as Subcommand},
-    encode::{self, Format},
+    encode,
+    format::Format,
 };
 
 /// What depends on the machine that runs this, or on who does.

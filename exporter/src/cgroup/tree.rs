@@ -13,7 +13,7 @@ use super::{
     layout::{HierarchyIndex, Layout},
     path,
 };
-use crate::snapshot::{Label, label};
+use crate::snapshot::Labels;
 
 /// A cgroup: ids are unique within a hierarchy only.
 pub type NodeKey = (HierarchyIndex, u64);
@@ -39,7 +39,7 @@ pub struct Workload {
     /// Its systemd unit.
     pub unit: Option<String>,
     /// The labels of its series.
-    pub labels: Vec<Label>,
+    pub labels: Labels,
     /// Its cgroups, the dead ones that have not been released among them.
     pub nodes: Vec<NodeKey>,
     /// OOM kills of its cgroups that are gone.
@@ -68,7 +68,7 @@ struct Node {
 #[derive(Debug)]
 pub struct Grave {
     /// The labels of its series.
-    pub labels: Vec<Label>,
+    pub labels: Labels,
     /// How many of its processes were killed.
     pub oom_kills: u64,
     path: Arc<str>,
@@ -180,7 +180,7 @@ impl Tree {
         let own: Arc<str> = found.path.into();
         let name = found.container_id.or(found.unit).unwrap_or(found.path);
         let mut workload = Workload {
-            labels: vec![label("id", found.path), label("name", name)],
+            labels: Labels::new(&[("id", found.path), ("name", name)]),
             container_id: found.container_id.map(str::to_owned),
             runtime: found.runtime,
             pod_uid: found.pod_uid.map(Into::into),

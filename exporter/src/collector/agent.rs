@@ -8,7 +8,7 @@ use super::Context;
 use crate::{
     probes::{Probes, State},
     series::Series,
-    snapshot::{Kind, Metric, Snapshot},
+    snapshot::{Kind, Labels, Metric, Snapshot},
     sys::{self, MappedArray},
 };
 
@@ -160,41 +160,41 @@ impl Health {
         unresolved: u64,
         out: &mut Snapshot,
     ) {
-        out.family(&BUILD).value(&[], &[env!("CARGO_PKG_VERSION"), &self.kernel], 1.0);
-        let mut family = out.family(&PROBE);
+        out.family(&BUILD).value(&Labels::NONE, &[env!("CARGO_PKG_VERSION"), &self.kernel], 1.0);
+        let family = out.family(&PROBE);
         for verdict in probes.verdicts() {
             for state in State::ALL {
                 let is = f64::from(u8::from(verdict.state == state));
-                family.value(&[], &[verdict.signal, verdict.program, state.as_str()], is);
+                family.value(&Labels::NONE, &[verdict.signal, verdict.program, state.as_str()], is);
             }
         }
         Self::cost(probes, out);
-        let mut family = out.family(&CAPACITY);
-        family.value(&[], &["SLOTS"], f64::from(context.owners.len() as u32));
-        family.value(&[], &["ROWS"], f64::from(context.series.map_or(0, Series::capacity)));
-        let mut family = out.family(&ENTRIES);
-        family.value(&[], &["SLOTS"], f64::from(slots));
-        family.value(&[], &["ROWS"], f64::from(context.series.map_or(0, Series::taken)));
+        let family = out.family(&CAPACITY);
+        family.value(&Labels::NONE, &["SLOTS"], f64::from(context.owners.len() as u32));
+        family.value(&Labels::NONE, &["ROWS"], f64::from(context.series.map_or(0, Series::capacity)));
+        let family = out.family(&ENTRIES);
+        family.value(&Labels::NONE, &["SLOTS"], f64::from(slots));
+        family.value(&Labels::NONE, &["ROWS"], f64::from(context.series.map_or(0, Series::taken)));
         if self.losses.is_some() {
             let losses = self.losses();
-            let mut family = out.family(&LOST);
+            let family = out.family(&LOST);
             for loss in Loss::ALL {
-                family.value(&[], &[loss.name()], losses[loss.name()] as f64);
+                family.value(&Labels::NONE, &[loss.name()], losses[loss.name()] as f64);
             }
         }
         let tree = context.tree;
-        out.family(&CGROUPS).value(&[], &[], tree.len() as f64);
-        out.family(&UNRESOLVED).value(&[], &[], unresolved as f64);
-        out.family(&WALKS).value(&[], &[], tree.walks as f64);
-        out.family(&UNREADABLE).value(&[], &[], tree.unreadable as f64);
-        let mut family = out.family(&CONTAINER);
+        out.family(&CGROUPS).value(&Labels::NONE, &[], tree.len() as f64);
+        out.family(&UNRESOLVED).value(&Labels::NONE, &[], unresolved as f64);
+        out.family(&WALKS).value(&Labels::NONE, &[], tree.walks as f64);
+        out.family(&UNREADABLE).value(&Labels::NONE, &[], tree.unreadable as f64);
+        let family = out.family(&CONTAINER);
         for (_, workload) in tree.shown() {
             let text = |value: &Option<String>| value.clone().unwrap_or_default();
             let runtime = workload.runtime.map_or("", |runtime| runtime.as_str());
             let (container, pod, unit) =
                 (text(&workload.container_id), text(&workload.pod_uid), text(&workload.unit));
             if !(container.is_empty() && pod.is_empty() && unit.is_empty()) {
-                family.value(&[], &[&workload.path, &container, &pod, runtime, &unit], 1.0);
+                family.value(&Labels::NONE, &[&workload.path, &container, &pod, runtime, &unit], 1.0);
             }
         }
         process(out);
@@ -206,22 +206,22 @@ impl Health {
             object.programs().filter_map(|(name, program)| Some((name, program.info().ok()?))).collect();
         programs.sort_by_key(|(name, _)| *name);
         if fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|text| text.trim() == "1") {
-            let mut family = out.family(&RUN_TIME);
+            let family = out.family(&RUN_TIME);
             for (name, info) in &programs {
-                family.value(&[], &[name], info.run_time().as_secs_f64());
+                family.value(&Labels::NONE, &[name], info.run_time().as_secs_f64());
             }
-            let mut family = out.family(&RUNS);
+            let family = out.family(&RUNS);
             for (name, info) in &programs {
-                family.value(&[], &[name], info.run_count() as f64);
+                family.value(&Labels::NONE, &[name], info.run_count() as f64);
             }
         }
-        let mut family = out.family(&MEMORY);
+        let family = out.family(&MEMORY);
         for (name, bytes) in probes.map_memory() {
-            family.value(&[], &["map", name], *bytes as f64);
+            family.value(&Labels::NONE, &["map", name], *bytes as f64);
         }
         for (name, info) in &programs {
             if let Ok(bytes) = info.memory_locked() {
-                family.value(&[], &["program", name], f64::from(bytes));
+                family.value(&Labels::NONE, &["program", name], f64::from(bytes));
             }
         }
     }
@@ -232,10 +232,10 @@ fn process(out: &mut Snapshot) {
     let Ok(myself) = procfs::process::Process::myself() else { return };
     if let Ok(stat) = myself.stat() {
         let ticks = stat.utime + stat.stime;
-        out.family(&CPU).value(&[], &[], ticks as f64 / procfs::ticks_per_second() as f64);
-        out.family(&RSS).value(&[], &[], (stat.rss * sys::page_size()) as f64);
+        out.family(&CPU).value(&Labels::NONE, &[], ticks as f64 / procfs::ticks_per_second() as f64);
+        out.family(&RSS).value(&Labels::NONE, &[], (stat.rss * sys::page_size()) as f64);
     }
     if let Ok(count) = myself.fd_count() {
-        out.family(&FDS).value(&[], &[], count as f64);
+        out.family(&FDS).value(&Labels::NONE, &[], count as f64);
     }
 }

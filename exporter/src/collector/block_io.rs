@@ -10,7 +10,7 @@ use exporter_ebpf::{
 use super::{Collector, Context, Start};
 use crate::{
     series::{Key, Sum},
-    snapshot::{Kind, Metric, Snapshot},
+    snapshot::{Kind, Labels, Metric, Snapshot},
 };
 
 static READS: Metric = Metric::container(
@@ -127,21 +127,22 @@ fn operation(number: u8) -> &'static str {
 }
 
 fn emit(context: &Context<'_>, rows: &[(Key, u8, String, Sum)], out: &mut Snapshot) {
-    let labels = |key: &Key| context.tree.get(key.workload).map_or(&[][..], |workload| &workload.labels);
+    let labels =
+        |key: &Key| context.tree.get(key.workload).map_or(&Labels::NONE, |workload| &workload.labels);
     let ops: fn(&Sum) -> u64 = |sum| sum.count() + sum.unmeasured;
     let bytes: fn(&Sum) -> u64 = |sum| sum.bytes;
     for (metric, of, value) in
         [(&READS, 0, ops), (&READ_BYTES, 0, bytes), (&WRITES, 1, ops), (&WRITE_BYTES, 1, bytes)]
     {
-        let mut family = out.family(metric);
+        let family = out.family(metric);
         for (key, _, device, sum) in rows.iter().filter(|(_, operation, _, _)| *operation == of) {
             family.value(labels(key), &[device], value(sum) as f64);
         }
     }
-    let mut family = out.family(&LATENCY);
+    let family = out.family(&LATENCY);
     for (key, number, device, sum) in rows {
         if sum.count() > 0 {
-            family.histogram(labels(key), &[device, operation(*number)], &sum.histogram(&LATENCY_BOUNDS));
+            family.histogram(labels(key), &[device, operation(*number)], sum.histogram(&LATENCY_BOUNDS));
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{Collector, Context, Start, owners};
 use crate::{
     cgroup::tree::{Released, Tree, Workload, WorkloadId},
     probes::Probes,
-    snapshot::{Kind, Metric, Snapshot},
+    snapshot::{Kind, Labels, Metric, Snapshot},
     sys::{self, MappedArray},
     walker::Walker,
 };
@@ -176,7 +176,7 @@ impl Collect {
         // Slot 0 has what no slot could be given for.
         let homeless = self.cpu.get(0).map_or(0, |cpu| cpu.on_cpu);
         let total = counted.values().sum::<u64>() + homeless + self.departed;
-        let mut family = out.family(&USAGE);
+        let family = out.family(&USAGE);
         let v2 = context.tree.layout().v2;
         // A cgroup of another hierarchy alone has no tasks that are charged to it: its time is not known.
         let charged =
@@ -202,7 +202,8 @@ impl Collect {
             }
             None => from_files(context.tree),
         };
-        let workload = |id: WorkloadId| context.tree.get(id).map_or(&[][..], |workload| &workload.labels);
+        let workload =
+            |id: WorkloadId| context.tree.get(id).map_or(&Labels::NONE, |workload| &workload.labels);
         let values: [(&'static Metric, BandwidthValue); 5] = [
             (&PERIODS, |b| f64::from(b.periods)),
             (&THROTTLED_PERIODS, |b| f64::from(b.throttled_periods)),
@@ -211,7 +212,7 @@ impl Collect {
             (&SPEC_QUOTA, |b| b.quota as f64 / 1e3),
         ];
         for (metric, value) in values {
-            let mut family = out.family(metric);
+            let family = out.family(metric);
             for (id, bandwidth) in &limited {
                 family.value(workload(*id), &[], value(bandwidth));
             }
@@ -229,10 +230,10 @@ impl Collector for Collect {
         self.settle();
         self.usage(context, out);
         let waits = context.rows(Family::CpuWait);
-        let mut family = out.family(&WAIT);
+        let family = out.family(&WAIT);
         for (key, sum) in waits {
             if let Some(workload) = context.tree.get(key.workload) {
-                family.histogram(&workload.labels, &[], &sum.histogram(&WAIT_BOUNDS));
+                family.histogram(&workload.labels, &[], sum.histogram(&WAIT_BOUNDS));
             }
         }
         self.throttling(context, out)

@@ -127,7 +127,7 @@ impl Collector for Collect {
         let mut seen = HashSet::new();
         for (metric, family) in [(&SERVER, Family::HttpServer), (&CLIENT, Family::HttpClient)] {
             let rows = context.rows(family);
-            let mut family = out.family(metric);
+            let family = out.family(metric);
             for (key, sum) in rows {
                 let (Some(workload), (Some(method), status)) =
                     (context.tree.get(key.workload), parse_detail(key.detail))
@@ -138,7 +138,7 @@ impl Collector for Collect {
                 let Some(route) = self.text(sum.slot, key.route) else { continue };
                 let status = status.to_string();
                 let values = [method.as_str(), &status, &route];
-                family.histogram(&workload.labels, &values, &sum.histogram(&DURATION_BOUNDS));
+                family.histogram(&workload.labels, &values, sum.histogram(&DURATION_BOUNDS));
             }
         }
         self.texts.retain(|route, _| seen.contains(route));

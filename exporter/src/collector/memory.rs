@@ -19,7 +19,7 @@ use crate::{
         tree::{Tree, WorkloadId},
     },
     probes::Probes,
-    snapshot::{Kind, Metric, Snapshot},
+    snapshot::{Kind, Labels, Metric, Snapshot},
     sys,
     walker::Walker,
 };
@@ -258,21 +258,21 @@ impl Collector for Collect {
             (&LIMIT, |v| Some(v.limit.unwrap_or(0))),
         ];
         for (metric, value) in gauges {
-            let mut family = out.family(metric);
+            let family = out.family(metric);
             for (workload, values) in &shown {
                 if let Some(value) = value(values) {
                     family.value(&workload.labels, &[], value as f64);
                 }
             }
         }
-        let mut family = out.family(&FAILURES);
+        let family = out.family(&FAILURES);
         for (workload, values) in &shown {
             for scope in ["container", "hierarchy"] {
                 family.value(&workload.labels, &["pgfault", scope], values.faults as f64);
                 family.value(&workload.labels, &["pgmajfault", scope], values.major_faults as f64);
             }
         }
-        let mut family = out.family(&OOM);
+        let family = out.family(&OOM);
         for (workload, values) in &shown {
             family.value(&workload.labels, &[], (workload.oom_kills + values.oom_kills) as f64);
         }
@@ -284,9 +284,9 @@ impl Collector for Collect {
         for grave in tree.graves() {
             family.value(&grave.labels, &[], grave.oom_kills as f64);
         }
-        let mut family = out.family(&SOURCE);
+        let family = out.family(&SOURCE);
         for (source, is) in [("iterator", self.order.is_some()), ("files", self.order.is_none())] {
-            family.value(&[], &[source], f64::from(u8::from(is)));
+            family.value(&Labels::NONE, &[source], f64::from(u8::from(is)));
         }
         self.last = values;
         Ok(())

@@ -107,7 +107,7 @@ impl Collector for Collect {
             None => from_files(tree, |_| true),
         };
         for (at, (_, _, metric)) in STATES.into_iter().enumerate() {
-            let mut family = out.family(metric);
+            let family = out.family(metric);
             for (id, totals) in &totals {
                 if let (Some(micros), Some(workload)) = (totals[at], tree.get(*id)) {
                     family.value(&workload.labels, &[], micros as f64 / 1e6);

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::snapshot::{Kind, Metric, Snapshot, label};
+use crate::snapshot::{Kind, Labels, Metric, Snapshot};
 use crate::telemetry::tests::Buffer;
 
 static METRIC: Metric =
@@ -20,13 +20,13 @@ const LIMITS: Limits = Limits {
     drain: Duration::from_secs(5),
 };
 
-fn families(series: usize) -> Vec<MetricFamily> {
+fn families(series: usize) -> Snapshot {
     let mut snapshot = Snapshot::default();
-    let mut family = snapshot.family(&METRIC);
+    let family = snapshot.family(&METRIC);
     for at in 0..series {
-        family.value(&[label("pod", &format!("{at:0>1000}"))], &[], 1.5);
+        family.value(&Labels::new(&[("pod", &format!("{at:0>1000}"))]), &[], 1.5);
     }
-    snapshot.into_families()
+    snapshot
 }
 
 /// A source whose scrape is a closure and whose health is a switch.
@@ -35,8 +35,8 @@ struct Fake<G> {
     well: bool,
 }
 
-impl<G: Fn() -> Vec<MetricFamily> + Send + Sync + 'static> Source for Fake<G> {
-    fn gather(&self) -> Vec<MetricFamily> {
+impl<G: Fn() -> Snapshot + Send + Sync + 'static> Source for Fake<G> {
+    fn gather(&self) -> Snapshot {
         (self.gather)()
     }
 
@@ -63,7 +63,7 @@ impl Server {
     async fn start(
         limits: Limits,
         well: bool,
-        gather: impl Fn() -> Vec<MetricFamily> + Send + Sync + 'static,
+        gather: impl Fn() -> Snapshot + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -241,13 +241,15 @@ async fn clients_that_do_not_read_are_cut_off() {
     let limits = Limits { scrapes: 2, response: Duration::from_millis(1_200), ..LIMITS };
     const LARGE: usize = 8 << 20;
     let calls = AtomicUsize::new(0);
-    // Only the first answer is larger than what the kernel buffers for its client: it has its name twice.
+    // Only the first answer is larger than what the kernel buffers for its client.
+    let help = Box::leak("x".repeat(LARGE).into_boxed_str());
+    let large: &'static Metric = Box::leak(Box::new(Metric { help, ..METRIC }));
     let gather = move || {
-        let mut families = families(1);
+        let mut snapshot = families(1);
         if calls.fetch_add(1, Ordering::SeqCst) == 0 {
-            families[0].set_name("x".repeat(LARGE));
+            snapshot.family(large).value(&Labels::NONE, &[], 1.0);
         }
-        families
+        snapshot
     };
     let server = Server::start(limits, true, gather).await;
     let begin = Instant::now();
