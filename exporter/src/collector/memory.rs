@@ -130,8 +130,8 @@ pub struct Values {
     pub faults: u64,
     /// Major page faults.
     pub major_faults: u64,
-    /// OOM kills: of the cgroup alone on v1.
-    pub oom_kills: u64,
+    /// OOM kills: of the cgroup alone on v1; not of v2's root.
+    pub oom_kills: Option<u64>,
 }
 
 /// Builds the collector; its files say what its iterator says, so it needs no probe.
@@ -214,7 +214,7 @@ impl Collect {
             }
         }
         for (id, kills) in sub_kills {
-            values.entry(id).and_modify(|values| values.oom_kills += kills);
+            values.entry(id).and_modify(|values| values.oom_kills = values.oom_kills.map(|own| own + kills));
         }
         // The root has no page counter of its own: its file adds up statistics.
         for (id, workload) in tree.all().filter(|(_, workload)| &*workload.path == "/") {
@@ -236,7 +236,7 @@ impl Collector for Collect {
         // What died since the last scrape is shown once more, as it was then.
         for (id, _) in tree.all().filter(|(_, workload)| workload.is_dead()) {
             if let Some(last) = self.last.get(&id) {
-                values.entry(id).or_insert(Values { oom_kills: 0, ..*last });
+                values.entry(id).or_insert(Values { oom_kills: last.oom_kills.and(Some(0)), ..*last });
             }
         }
         let shown: Vec<_> = tree
@@ -274,10 +274,13 @@ impl Collector for Collect {
         }
         let family = out.family(&OOM);
         for (workload, values) in &shown {
-            family.value(&workload.labels, &[], (workload.oom_kills + values.oom_kills) as f64);
+            if let Some(kills) = values.oom_kills {
+                family.value(&workload.labels, &[], (workload.oom_kills + kills) as f64);
+            }
         }
         // Dead before the first scrape saw them: their kills are known all the same.
-        let unread = tree.all().filter(|(id, workload)| !values.contains_key(id) && workload.oom_kills > 0);
+        let is_read = |id: &WorkloadId| values.get(id).is_some_and(|values| values.oom_kills.is_some());
+        let unread = tree.all().filter(|(id, workload)| !is_read(id) && workload.oom_kills > 0);
         for (_, workload) in unread {
             family.value(&workload.labels, &[], workload.oom_kills as f64);
         }

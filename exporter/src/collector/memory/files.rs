@@ -27,7 +27,8 @@ pub fn values(tree: &Tree, hierarchy: HierarchyIndex, workload: &Workload) -> Op
     let directory = mount.directory(&workload.path);
     let read = |name: &str| fs::read_to_string(directory.join(name)).ok();
     if mount.is_v2() {
-        let values = v2(&read("memory.current")?, &read("memory.stat")?, read)?;
+        let current = if &*workload.path == "/" { None } else { Some(read("memory.current")?) };
+        let values = v2(current.as_deref(), &read("memory.stat")?, read)?;
         note(tree, hierarchy, workload, values.oom_kills);
         return Some(values);
     }
@@ -38,24 +39,28 @@ pub fn values(tree: &Tree, hierarchy: HierarchyIndex, workload: &Workload) -> Op
         let text = fs::read_to_string(mount.directory(path).join("memory.oom_control"));
         if let Some(kills) = text.ok().and_then(|text| Stat(&text).get("oom_kill")) {
             tree.saw_oom_kills(key, kills);
-            values.oom_kills += kills;
+            values.oom_kills = values.oom_kills.map(|own| own + kills);
         }
     }
     Some(values)
 }
 
 /// Tells the tree what a workload's uppermost cgroup counts.
-fn note(tree: &Tree, hierarchy: HierarchyIndex, workload: &Workload, kills: u64) {
+fn note(tree: &Tree, hierarchy: HierarchyIndex, workload: &Workload, kills: Option<u64>) {
     let here = |key: &&NodeKey| key.0 == hierarchy && tree.path(**key) == Some(&*workload.path);
-    if let Some(&key) = workload.nodes.iter().find(here) {
+    if let (Some(&key), Some(kills)) = (workload.nodes.iter().find(here), kills) {
         tree.saw_oom_kills(key, kills);
     }
 }
 
-fn v2(current: &str, stat: &str, read: impl Fn(&str) -> Option<String>) -> Option<Values> {
+/// The root has no `memory.current`: its usage is what the kernel says of v1's root (`mem_cgroup_usage`), and runc of v2's.
+fn v2(current: Option<&str>, stat: &str, read: impl Fn(&str) -> Option<String>) -> Option<Values> {
     let stat = Stat(stat);
     Some(Values {
-        usage: number(current)?,
+        usage: match current {
+            Some(current) => number(current)?,
+            None => stat.get("anon")?.checked_add(stat.get("file")?)?,
+        },
         max_usage: read("memory.peak").and_then(|text| number(&text)),
         limit: read("memory.max").and_then(|text| number(&text)),
         anon: stat.get("anon")?,
@@ -67,7 +72,7 @@ fn v2(current: &str, stat: &str, read: impl Fn(&str) -> Option<String>) -> Optio
         failcnt: None,
         faults: stat.get("pgfault")?,
         major_faults: stat.get("pgmajfault")?,
-        oom_kills: read("memory.events").and_then(|text| Stat(&text).get("oom_kill")).unwrap_or(0),
+        oom_kills: read("memory.events").and_then(|text| Stat(&text).get("oom_kill")),
     })
 }
 
@@ -87,7 +92,7 @@ fn v1(usage: &str, stat: &str, read: impl Fn(&str) -> Option<String>) -> Option<
         failcnt: read("memory.failcnt").and_then(|text| number(&text)),
         faults: stat.get("total_pgfault")?,
         major_faults: stat.get("total_pgmajfault")?,
-        oom_kills: read("memory.oom_control").and_then(|text| Stat(&text).get("oom_kill")).unwrap_or(0),
+        oom_kills: read("memory.oom_control").and_then(|text| Stat(&text).get("oom_kill")),
     })
 }
 
@@ -123,7 +128,7 @@ mod tests {
             "memory.oom_control" => Some("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n".into()),
             _ => None,
         });
-        let v2 = v2("12288\n", V2, |name| match name {
+        let v2 = v2(Some("12288\n"), V2, |name| match name {
             "memory.max" => Some("1048576\n".into()),
             "memory.peak" => Some("20000\n".into()),
             "memory.events" => Some("low 0\nhigh 0\nmax 9\noom 4\noom_kill 3\n".into()),
@@ -131,7 +136,14 @@ mod tests {
         });
         assert!(v1.is_some());
         assert_eq!(v1, v2);
-        assert_eq!(v1.unwrap().oom_kills, 3);
+        assert_eq!(v1.unwrap().oom_kills, Some(3));
+    }
+
+    #[test]
+    fn the_root_of_v2_uses_what_is_anonymous_and_cached() {
+        let root = v2(None, V2, |_| None).unwrap();
+        assert_eq!((root.usage, root.anon, root.file), (12_288, 8192, 4096));
+        assert_eq!((root.limit, root.max_usage, root.swap, root.oom_kills), (None, None, None, None));
     }
 
     #[test]
@@ -139,12 +151,12 @@ mod tests {
         let limit = |text: &'static str| v1("0", V1, move |_| Some(text.into())).unwrap().limit;
         assert_eq!(limit("9223372036854771712\n"), None);
         assert_eq!(limit("4096\n"), Some(4096));
-        assert_eq!(v2("0", V2, |_| Some("max\n".into())).unwrap().limit, None);
+        assert_eq!(v2(Some("0"), V2, |_| Some("max\n".into())).unwrap().limit, None);
     }
 
     #[test]
     fn a_file_that_lacks_a_line_gives_nothing() {
-        assert_eq!(v2("0", "anon 1\n", |_| None), None);
+        assert_eq!(v2(Some("0"), "anon 1\n", |_| None), None);
         assert_eq!(v1("x", V1, |_| None), None);
     }
 
@@ -152,7 +164,7 @@ mod tests {
         #[test]
         fn never_panics(text: String) {
             _ = v1(&text, &text, |_| Some(text.clone()));
-            _ = v2(&text, &text, |_| Some(text.clone()));
+            _ = v2(Some(&text), &text, |_| Some(text.clone()));
         }
     }
 }

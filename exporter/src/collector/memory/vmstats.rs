@@ -48,7 +48,7 @@ pub fn values(record: &Memory, page: u64, is_v2: bool) -> Values {
         failcnt: (!is_v2).then_some(record.failcnt),
         faults: record.faults[0],
         major_faults: record.faults[1],
-        oom_kills: record.oom_kills,
+        oom_kills: Some(record.oom_kills),
     }
 }
 
