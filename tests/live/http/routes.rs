@@ -1,8 +1,10 @@
 //! Routes: few, whatever the clients ask for, and no request is lost for that.
 
-use super::lab::{CLIENT, Lab, SERVER};
+use podmeter_tests::scrape::Scrape;
 
-fn routes(lab: &Lab, scrape: &podmeter_tests::scrape::Scrape, side: &str) -> Vec<String> {
+use super::lab::{CLIENT, Lab, PEER, SERVER};
+
+fn routes(lab: &Lab, scrape: &Scrape, side: &str) -> Vec<String> {
     let id = if side == SERVER { &lab.server_id } else { &lab.client_id };
     scrape.label_values(&format!("{side}_count"), "http_route", &[("id", id)])
 }
@@ -53,4 +55,25 @@ fn a_budget_is_not_shared() {
     fetch(&lab, &two.url("/s/w[a-c]"), 3);
     let scrape = lab.settled(6, 6);
     assert_eq!(lab.counts(&scrape, &[("http_route", "other")]), (0, 0), "{}", lab.story(&scrape));
+}
+
+/// A container's sub-cgroup served requests and is gone: the container keeps their count, and their route.
+#[test]
+fn a_route_outlives_the_sub_cgroup_that_had_it() {
+    let lab = Lab::new(&[]);
+    let container = lab.server.child(&format!("docker-{:0>64}.scope", "c0ffee"));
+    let sub = container.child("worker");
+    let mut server = sub.spawn(&[PEER, "serve", "127.0.0.1:0"]);
+    let address = server.go().line();
+    fetch(&lab, &format!("http://{address}/only/there/[1-3]"), 3);
+    let labels = [("id", container.path()), ("http_route", "/only/there/{id}")];
+    let count = |scrape: &Scrape| scrape.sum(&format!("{SERVER}_count"), &labels);
+    lab.agent.scrape_until("the requests", |scrape| count(scrape) == 3.0);
+    _ = server.end();
+    sub.remove();
+    // One scrape shows the sub-cgroup once more, the next one has nothing left of it.
+    for _ in 0..4 {
+        let scrape = lab.agent.scrape();
+        assert_eq!(count(&scrape), 3.0, "{}", lab.story(&scrape));
+    }
 }

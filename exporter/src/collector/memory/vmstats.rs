@@ -3,8 +3,9 @@
 //! `memcg_vmstats.state[]` was indexed by `enum node_stat_item` until 6.10 and is by a private table since; `events[]` by a
 //! private table since 6.1. What all have in common: `NR_INACTIVE_FILE` and `NR_ACTIVE_FILE` are entries 2 and 3,
 //! `NR_ANON_MAPPED`, `NR_FILE_MAPPED` and `NR_FILE_PAGES` follow each other, and so do `PGFAULT` and `PGMAJFAULT`
-//! (include/linux/mmzone.h, mm/memcontrol.c). Where the numbers of several cgroups agree with their files at exactly one
-//! place, that is the place; until then, and if it never happens, the files are read.
+//! (include/linux/mmzone.h, mm/memcontrol.c). Where the numbers of a cgroup that has some of everything (the root, as a
+//! rule), or of several that have not, agree with their files at exactly one place, that is the place; until then, and if
+//! it never happens, the files are read.
 
 use std::os::fd::BorrowedFd;
 
@@ -17,7 +18,7 @@ use crate::{
     sys,
 };
 
-/// How many cgroups must agree, and how many are tried at most.
+/// How much evidence is enough, and how many cgroups are tried at most.
 const AGREE: usize = 2;
 const TRIED: usize = 64;
 
@@ -56,7 +57,7 @@ pub fn values(record: &Memory, page: u64, is_v2: bool) -> Values {
 pub fn find(tree: &Tree, hierarchy: HierarchyIndex, program: BorrowedFd<'_>, page: u64) -> Option<Order> {
     let mount = &tree.layout().hierarchies[hierarchy];
     let mut samples = Vec::new();
-    for (_, workload) in tree.shown().filter(|(_, workload)| &*workload.path != "/").take(TRIED) {
+    for (_, workload) in tree.shown().take(TRIED) {
         let Some(files) = files::values(tree, hierarchy, workload).filter(is_telling) else { continue };
         let Ok(bytes) = Probes::sample_cgroup(program, &mount.directory(&workload.path)) else { continue };
         samples.extend(sys::records::<Sample>(&bytes).map(|sample| (sample, files)));
@@ -72,7 +73,14 @@ fn is_telling(files: &Values) -> bool {
     files.anon > 0 && files.faults > 0
 }
 
-/// The order in which most of the samples, and at least [`AGREE`], agree with their files; none if two orders are as good. A busy
+/// What an agreement is worth: one of seven numbers, none of them zero, is no coincidence.
+fn weight(files: &Values) -> usize {
+    let Values { anon, mapped, file, inactive_file, active_file, faults, major_faults, .. } = *files;
+    let is_rich = ![anon, mapped, file, inactive_file, active_file, faults, major_faults].contains(&0);
+    if is_rich { AGREE } else { 1 }
+}
+
+/// The order in which most of the samples, and enough of them, agree with their files; none if two orders are as good. A busy
 /// cgroup has moved on between the two readings and agrees with none.
 fn agree(samples: &[(Sample, Values)], page: u64) -> Option<Order> {
     let is = |pages: u64, bytes: u64| pages.checked_mul(page) == Some(bytes);
@@ -89,7 +97,8 @@ fn agree(samples: &[(Sample, Values)], page: u64) -> Option<Order> {
     let orders = (0..STATE - 2).flat_map(|anon| (0..EVENTS - 1).map(move |faults| Order { anon, faults }));
     let (mut best, mut agreeing, mut is_unique) = (None, AGREE - 1, false);
     for order in orders {
-        let count = samples.iter().filter(|sample| fits(&order, sample)).count();
+        let agree = samples.iter().filter(|sample| fits(&order, sample));
+        let count = agree.map(|(_, files)| weight(files)).sum();
         if count > agreeing {
             (best, agreeing, is_unique) = (Some(order), count, true);
         } else if count == agreeing {
@@ -151,11 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn one_is_not_enough_and_two_orders_are_none() {
+    fn one_is_enough_only_with_some_of_everything() {
         let a = sample(1);
-        assert_eq!(agree(&[(a, files(&a))], PAGE), None);
+        assert_eq!(agree(&[(a, files(&a))], PAGE), Some(Order { anon: 14, faults: 12 }));
+        let mut poor = a;
+        poor.events[13] = 0;
+        assert_eq!(agree(&[(poor, files(&poor))], PAGE), None);
         let flat = Sample { state: [7; STATE], events: [7; EVENTS] };
-        assert_eq!(agree(&[(flat, files(&flat)), (flat, files(&flat))], PAGE), None);
+        assert_eq!(agree(&[(flat, files(&flat)), (flat, files(&flat))], PAGE), None, "two orders are none");
         assert_eq!(agree(&[], PAGE), None);
     }
 }
