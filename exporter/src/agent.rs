@@ -48,6 +48,8 @@ pub async fn run(config: Agent) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let started = Instant::now();
     let registry = tokio::task::spawn_blocking(move || build(&config)).await?;
+    // The kernel's BTF, megabytes of it, is not needed any more.
+    sys::trim_memory();
     report(&registry.probes);
     let shared = Arc::new(Shared { registry: Mutex::new(registry), started, beat: AtomicU64::new(0) });
     follow_events(&shared)?;

@@ -8,7 +8,7 @@ use std::io::Write;
 
 use crate::{
     format::Format,
-    snapshot::{Family, Histogram, Kind, Snapshot, Value},
+    snapshot::{Histogram, Kind, Metric, Snapshot, Value},
 };
 
 /// The base units by which a family's name may end; OpenMetrics states them apart.
@@ -17,20 +17,60 @@ const UNITS: [&str; 2] = ["seconds", "bytes"];
 /// Up to here every integer has a float of its own, so the digits of the one are those of the other.
 const EXACT_INTEGERS: f64 = (1_u64 << 53) as f64;
 
-/// Appends the exposition of `snapshot` to `out` and returns how many series (sample lines) it has.
-pub fn encode(snapshot: &Snapshot, format: Format, out: &mut Vec<u8>) -> usize {
-    let mut encoder = Encoder { out, format, bounds: Vec::new(), series: 0 };
-    for family in snapshot.families() {
-        encoder.family(family);
-    }
-    if format == Format::OpenMetrics {
-        encoder.push("# EOF\n");
-    }
-    encoder.series
+/// How large a piece is, bytes, more or less: what a sample may have comes on top.
+const PIECE: usize = 64 * 1024;
+
+/// The exposition of a snapshot, piece by piece: the whole of a large one is megabytes that each scrape would have the kernel
+/// map anew.
+pub struct Exposition {
+    snapshot: Snapshot,
+    encoder: Encoder,
+    /// The next sample: its family, and its place there.
+    next: (usize, usize),
+    is_ended: bool,
 }
 
-struct Encoder<'a> {
-    out: &'a mut Vec<u8>,
+impl Exposition {
+    /// Nothing is rendered yet.
+    pub fn new(snapshot: Snapshot, format: Format) -> Self {
+        let encoder = Encoder { out: Vec::new(), format, bounds: Vec::new(), series: 0 };
+        Self { snapshot, encoder, next: (0, 0), is_ended: false }
+    }
+
+    /// How many series (sample lines) have been rendered so far.
+    pub fn series(&self) -> usize {
+        self.encoder.series
+    }
+}
+
+impl Iterator for Exposition {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let encoder = &mut self.encoder;
+        encoder.out.reserve(PIECE + PIECE / 8);
+        for family in self.snapshot.families().skip(self.next.0) {
+            if self.next.1 == 0 {
+                encoder.head(family.metric());
+            }
+            for (container, own, value) in family.samples().skip(self.next.1) {
+                encoder.sample(family.metric(), (container, own), value);
+                self.next.1 += 1;
+                if encoder.out.len() >= PIECE {
+                    return Some(std::mem::take(&mut encoder.out));
+                }
+            }
+            self.next = (self.next.0 + 1, 0);
+        }
+        if encoder.format == Format::OpenMetrics && !std::mem::replace(&mut self.is_ended, true) {
+            encoder.push("# EOF\n");
+        }
+        Some(std::mem::take(&mut encoder.out)).filter(|out| !out.is_empty())
+    }
+}
+
+struct Encoder {
+    out: Vec<u8>,
     format: Format,
     /// The bounds of the last histogram, as bits and as they stand in `le`: mostly those of the next one as well.
     bounds: Vec<(u64, Vec<u8>)>,
@@ -40,18 +80,24 @@ struct Encoder<'a> {
 /// The labels of a sample: the container's and the metric's.
 type Labels<'a> = (&'a str, &'a str);
 
-impl Encoder<'_> {
-    fn family(&mut self, family: &Family) {
-        let metric = family.metric();
-        let openmetrics = self.format == Format::OpenMetrics;
-        // An OpenMetrics counter is named without `_total`, its samples with it, whether the name had it or not.
-        let (name, suffix) = match (metric.kind, openmetrics) {
-            (Kind::Counter, true) => (metric.name.strip_suffix("_total").unwrap_or(metric.name), "_total"),
+impl Encoder {
+    /// The name of a family, and what a sample adds to it: an OpenMetrics counter is named without `_total`, its samples with
+    /// it, whether the declaration had it or not.
+    fn name(&self, metric: &Metric) -> (&'static str, &'static str) {
+        match (metric.kind, self.format) {
+            (Kind::Counter, Format::OpenMetrics) => {
+                (metric.name.strip_suffix("_total").unwrap_or(metric.name), "_total")
+            }
             _ => (metric.name, ""),
-        };
+        }
+    }
+
+    fn head(&mut self, metric: &Metric) {
+        let (name, _) = self.name(metric);
+        let openmetrics = self.format == Format::OpenMetrics;
         if !metric.help.is_empty() {
             self.push_all(["# HELP ", name, " "]);
-            help(self.out, metric.help, openmetrics);
+            help(&mut self.out, metric.help, openmetrics);
             self.push("\n");
         }
         let kind = match metric.kind {
@@ -66,11 +112,13 @@ impl Encoder<'_> {
         {
             self.push_all(["# UNIT ", name, " ", unit, "\n"]);
         }
-        for (container, own, value) in family.samples() {
-            match value {
-                Value::Number(value) => self.number(name, suffix, (container, own), *value),
-                Value::Histogram(histogram) => self.histogram(name, (container, own), histogram),
-            }
+    }
+
+    fn sample(&mut self, metric: &Metric, labels: Labels<'_>, value: &Value) {
+        let (name, suffix) = self.name(metric);
+        match value {
+            Value::Number(value) => self.number(name, suffix, labels, *value),
+            Value::Histogram(histogram) => self.histogram(name, labels, histogram),
         }
     }
 
@@ -154,7 +202,7 @@ impl Encoder<'_> {
     fn count(&mut self, count: u64) {
         match self.format {
             Format::Text => self.float(count as f64),
-            Format::OpenMetrics => integer(self.out, count),
+            Format::OpenMetrics => integer(&mut self.out, count),
         }
     }
 
@@ -165,19 +213,19 @@ impl Encoder<'_> {
                     if value < 0.0 {
                         self.push("-");
                     }
-                    integer(self.out, magnitude);
+                    integer(&mut self.out, magnitude);
                 }
-                None => display(self.out, value),
+                None => display(&mut self.out, value),
             },
-            Format::OpenMetrics => canonical(self.out, value),
+            Format::OpenMetrics => canonical(&mut self.out, value),
         }
     }
 
     /// A float as a label's value.
     fn label_float(&mut self, value: f64) {
         match self.format {
-            Format::Text => display(self.out, value),
-            Format::OpenMetrics => canonical(self.out, value),
+            Format::Text => display(&mut self.out, value),
+            Format::OpenMetrics => canonical(&mut self.out, value),
         }
     }
 

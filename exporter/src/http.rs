@@ -6,12 +6,12 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io::{self, Write as _};
+use std::io;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER, VARY,
@@ -20,7 +20,6 @@ use axum::http::{Request, StatusCode};
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
-use flate2::{Compression, write::GzEncoder};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
@@ -29,19 +28,22 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
-use crate::encode;
+use crate::encode::Exposition;
 use crate::format::{self, Format};
 use crate::snapshot::Snapshot;
+
+use exposed::Exposed;
+use log::Entry;
+
+mod exposed;
+mod log;
 
 const ENDPOINTS: &str = "not found; there are / /metrics /livez /readyz /healthz\n";
 
 /// How much of a request's head is read, in bytes; a scraper's has a few hundred.
 const MAX_HEAD: usize = 32 * 1024;
-
-/// How much of a path is logged, in characters: it is the client's to choose.
-const MAX_LOGGED: usize = 128;
 
 /// What the server shows. Every method is called on the blocking pool; one that panics is answered with status 500.
 pub trait Source: Send + Sync + 'static {
@@ -117,8 +119,7 @@ pub async fn serve_within(
     source: Arc<dyn Source>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let app =
-        App { source, scrapes: Arc::new(Semaphore::new(limits.scrapes)), previous_size: Arc::default() };
+    let app = App { source, scrapes: Arc::new(Semaphore::new(limits.scrapes)), scraping: Arc::default() };
     let router = router(Arc::new(app));
     let (stop, stopping) = watch::channel(());
     let mut connections = JoinSet::new();
@@ -223,7 +224,7 @@ async fn connection(
     }
 }
 
-/// What a connection holds until it ends: the right to a scrape, because the exposition is in memory until it is sent.
+/// What a connection holds until it ends: the right to a scrape, because the snapshot is in memory until it is sent.
 #[derive(Clone, Default)]
 struct Held(Arc<OnceLock<OwnedSemaphorePermit>>);
 
@@ -232,62 +233,17 @@ async fn answer(
     held: Held,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
-    let mut entry = Entry::new(&request);
+    let entry = Entry::new(&request);
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(held);
-    let response = router.call(request).await?;
-    entry.answered(&response);
-    Ok(response)
-}
-
-/// How many series an answer has.
-#[derive(Clone, Copy)]
-struct Series(usize);
-
-/// A request's line in the log, written when it is dropped: also where its client went away before the answer.
-struct Entry {
-    method: String,
-    path: String,
-    begin: Instant,
-    answer: Option<(StatusCode, Option<usize>, Option<u64>)>,
-}
-
-impl Entry {
-    fn new(request: &Request<Incoming>) -> Self {
-        let cut = |text: &str| text.chars().take(MAX_LOGGED).collect();
-        let (method, path) = (cut(request.method().as_str()), cut(request.uri().path()));
-        Self { method, path, begin: Instant::now(), answer: None }
-    }
-
-    fn answered(&mut self, response: &Response) {
-        let series = response.extensions().get().map(|&Series(series)| series);
-        self.answer = Some((response.status(), series, response.body().size_hint().exact()));
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        let Self { method, path, begin, answer } = self;
-        let duration_seconds = begin.elapsed().as_secs_f64();
-        let Some((status, series, bytes)) = *answer else {
-            info!(method, path, duration_seconds, "request abandoned");
-            return;
-        };
-        let health = matches!(path.as_str(), "/livez" | "/readyz" | "/healthz");
-        let status_code = status.as_u16();
-        if health && status.is_success() {
-            debug!(method, path, status = status_code, duration_seconds, series, bytes, "request");
-        } else {
-            info!(method, path, status = status_code, duration_seconds, series, bytes, "request");
-        }
-    }
+    Ok(entry.answer(router.call(request).await?))
 }
 
 struct App {
     source: Arc<dyn Source>,
     scrapes: Arc<Semaphore>,
-    /// Held while a scrape is taken. The size of the last exposition, in bytes, is that of the next one, more or less.
-    previous_size: Arc<Mutex<usize>>,
+    /// Held while a scrape is taken.
+    scraping: Arc<Mutex<()>>,
 }
 
 fn router(app: Arc<App>) -> TowerToHyperService<Router> {
@@ -323,26 +279,19 @@ async fn metrics(
     let _ = held.0.set(permit);
     let format = Format::negotiate(list(&headers, &ACCEPT).as_deref());
     let gzip = list(&headers, &ACCEPT_ENCODING).is_some_and(|accepted| accepts_gzip(&accepted));
-    let mut previous_size = Arc::clone(&app.previous_size).lock_owned().await;
+    let scraping = Arc::clone(&app.scraping).lock_owned().await;
     // The lock goes along: the work goes on when the client leaves, and the next scrape must wait for it all the same.
-    let (series, body) = blocking(move || {
+    let snapshot = blocking(move || {
         let snapshot = app.source.gather();
-        let mut body = Vec::with_capacity(*previous_size + *previous_size / 8);
-        let series = encode::encode(&snapshot, format, &mut body);
-        *previous_size = body.len();
-        drop(snapshot);
-        if gzip { compress(&body).map(|body| (series, body)) } else { Ok((series, body)) }
+        drop(scraping);
+        snapshot
     })
-    .await?
-    .map_err(|error| {
-        error!(%error, "cannot compress the metrics");
-        StatusCode::INTERNAL_SERVER_ERROR.into_response()
-    })?;
+    .await?;
+    let body = Exposed::new(Exposition::new(snapshot, format), gzip);
+    let series = body.series();
     let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "Accept, Accept-Encoding")];
     let encoding = gzip.then_some([(CONTENT_ENCODING, "gzip")]);
-    let mut response = (headers, body).into_response();
-    response.extensions_mut().insert(Series(series));
-    Ok((encoding, response).into_response())
+    Ok((encoding, headers, Extension(series), Body::new(body)).into_response())
 }
 
 /// The value of a header that may come in several lines.
@@ -358,13 +307,6 @@ fn accepts_gzip(accepted: &str) -> bool {
         all.next().map(|(.., weight)| weight)
     };
     weight("gzip").or_else(|| weight("*")).is_some_and(|weight| weight > 0.0)
-}
-
-/// Level 1: an exposition repeats itself so much that the effort of higher levels gains little.
-fn compress(bytes: &[u8]) -> io::Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 8), Compression::new(1));
-    encoder.write_all(bytes)?;
-    encoder.finish()
 }
 
 async fn live(State(app): State<Arc<App>>) -> Result<Response, Response> {

@@ -5,10 +5,11 @@ use std::{process::ExitCode, time::Duration};
 use podmeter::{
     agent,
     config::{self, Command},
-    telemetry,
+    sys, telemetry,
 };
 
 fn main() -> ExitCode {
+    sys::frugal_allocator();
     let cli = match config::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(mistake) => {

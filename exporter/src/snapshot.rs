@@ -118,7 +118,7 @@ pub enum Value {
 }
 
 /// The families of one scrape, in the order in which they were opened.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot(Vec<Family>);
 
 impl Snapshot {
@@ -141,7 +141,7 @@ impl Snapshot {
 }
 
 /// A metric and its samples.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Family {
     metric: &'static Metric,
     /// The rendered labels that the metric adds, of all samples.
@@ -149,7 +149,7 @@ pub struct Family {
     samples: Vec<Sample>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Sample {
     labels: Labels,
     /// Its part of the family's `own`.

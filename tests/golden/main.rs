@@ -11,7 +11,7 @@ use std::{
 use podmeter::{
     agent,
     config::{self, Command as Subcommand},
-    encode,
+    encode::Exposition,
     format::Format,
 };
 
@@ -37,9 +37,8 @@ fn scrape() -> String {
     let arguments = [directory("procfs", "proc"), directory("sysfs", "sys"), directory("cgroupfs", "cgroup")];
     let line = ["podmeter", "agent"].map(str::to_owned).into_iter().chain(arguments);
     let Subcommand::Agent(config) = config::parse(line.map(Into::into)).expect("flags").command;
-    let mut bytes = Vec::new();
-    encode::encode(&agent::build(&config).gather(), Format::Text, &mut bytes);
-    String::from_utf8(bytes).expect("text")
+    let exposition = Exposition::new(agent::build(&config).gather(), Format::Text);
+    String::from_utf8(exposition.flatten().collect()).expect("text")
 }
 
 /// Without what depends on the machine; the series of each family in order, since folders have none.

@@ -79,7 +79,8 @@ impl Agent {
     pub fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).expect("the agent listens");
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: podmeter\r\nConnection: close\r\n\r\n").expect("sent");
+        // To a client of 1.0 the metrics come as they are, and not in chunks.
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: podmeter\r\nConnection: close\r\n\r\n").expect("sent");
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("an answer");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head");

@@ -3,12 +3,13 @@ use prometheus::proto;
 use proptest::prelude::*;
 
 use super::*;
-use crate::snapshot::{self, Labels, Metric};
+use crate::snapshot::{self, Family, Labels};
 
-fn rendered(snapshot: &Snapshot, format: Format) -> (String, usize) {
-    let mut out = Vec::new();
-    let series = encode(snapshot, format, &mut out);
-    (String::from_utf8(out).unwrap(), series)
+fn rendered(snapshot: Snapshot, format: Format) -> (String, usize) {
+    let mut exposition = Exposition::new(snapshot, format);
+    let text = exposition.by_ref().flatten().collect();
+    assert_eq!(exposition.next(), None);
+    (String::from_utf8(text).unwrap(), exposition.series())
 }
 
 /// What the crate makes of the same families.
@@ -91,9 +92,10 @@ fn pairs(mut text: &str) -> Vec<proto::LabelPair> {
 }
 
 #[track_caller]
-fn assert_as_reference(snapshot: &Snapshot) {
+fn assert_as_reference(snapshot: Snapshot) {
+    let expected = reference(&snapshot);
     let (text, series) = rendered(snapshot, Format::Text);
-    assert_eq!(text, reference(snapshot));
+    assert_eq!(text, expected);
     assert_eq!(series, text.lines().filter(|line| !line.starts_with('#')).count());
 }
 
@@ -173,16 +175,35 @@ fn varied() -> Snapshot {
 
 #[test]
 fn text_is_that_of_the_crate() {
-    assert_as_reference(&varied());
-    assert_as_reference(&Snapshot::default());
+    assert_as_reference(varied());
+    assert_as_reference(Snapshot::default());
+}
+
+#[test]
+fn pieces_are_small_and_lose_nothing() {
+    let labels = Labels::new(&[("pod", &"x".repeat(1000))]);
+    let mut snapshot = Snapshot::default();
+    for name in ["a_seconds", "b_seconds", "c_seconds"] {
+        let family = snapshot.family(metric(Kind::Histogram, name, "Long."));
+        for _ in 0..100 {
+            family.histogram(&labels, &[], histogram(&[(0.5, 1), (1.0, 2)], 1.5, 2));
+        }
+        // Of a size that ends a piece exactly, now and then.
+        let family = snapshot.family(metric(Kind::Gauge, "g", "Short."));
+        (0..500).for_each(|at| family.value(&labels, &[], f64::from(at)));
+    }
+    let sizes: Vec<_> = Exposition::new(snapshot.clone(), Format::Text).map(|piece| piece.len()).collect();
+    assert!(sizes.len() > 30, "{sizes:?}");
+    assert!(sizes.iter().all(|size| (1..PIECE + PIECE / 8).contains(size)), "{sizes:?}");
+    assert_as_reference(snapshot);
 }
 
 #[test]
 fn families_without_samples_are_left_out() {
     let mut snapshot = Snapshot::default();
     snapshot.family(metric(Kind::Gauge, "silent", "S."));
-    assert_eq!(rendered(&snapshot, Format::Text), (String::new(), 0));
-    assert_eq!(rendered(&snapshot, Format::OpenMetrics), ("# EOF\n".to_owned(), 0));
+    assert_eq!(rendered(snapshot, Format::Text), (String::new(), 0));
+    assert_eq!(rendered(Snapshot::default(), Format::OpenMetrics), ("# EOF\n".to_owned(), 0));
 }
 
 #[test]
@@ -228,7 +249,7 @@ lat_seconds_sum{pod="a\"b\\c\nd"} 0.75
 lat_seconds_count{pod="a\"b\\c\nd"} 9007199254740993
 # EOF
 "#;
-    assert_eq!(rendered(&snapshot, Format::OpenMetrics), (expected.to_owned(), 10));
+    assert_eq!(rendered(snapshot, Format::OpenMetrics), (expected.to_owned(), 10));
 }
 
 #[test]
@@ -278,7 +299,7 @@ proptest! {
             let buckets = bounds.iter().skip(at % 3).map(|&bound| (bound, count >> 8)).collect::<Vec<_>>();
             family.histogram(labels, &[own], histogram(&buckets, *sum, *count));
         }
-        assert_as_reference(&snapshot);
+        assert_as_reference(snapshot);
     }
 
     #[test]

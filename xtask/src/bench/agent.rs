@@ -76,8 +76,9 @@ impl Agent {
             let mut stream = TcpStream::connect(self.address)?;
             stream.set_read_timeout(Some(Duration::from_secs(30)))?;
             let accept = if gzip { "Accept-Encoding: gzip\r\n" } else { "" };
+            // To a client of 1.0 the metrics come as they are, and not in chunks.
             let head =
-                format!("GET /metrics HTTP/1.1\r\nHost: podmeter\r\n{accept}Connection: close\r\n\r\n");
+                format!("GET /metrics HTTP/1.0\r\nHost: podmeter\r\n{accept}Connection: close\r\n\r\n");
             stream.write_all(head.as_bytes())?;
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer)?;
@@ -88,7 +89,7 @@ impl Agent {
             answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("an answer without a head")?;
         let body = answer.split_off(end + 4);
         let head = String::from_utf8_lossy(&answer).to_ascii_lowercase();
-        if !head.starts_with("http/1.1 200 ") || head.contains("content-encoding: gzip") != gzip {
+        if !head.starts_with("http/1.0 200 ") || head.contains("content-encoding: gzip") != gzip {
             bail!("podmeter answers a scrape with {head}");
         }
         Ok(body)
