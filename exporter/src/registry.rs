@@ -76,6 +76,14 @@ impl Registry {
         if self.events.is_none() {
             self.tree.walk();
         }
+        let settled: Vec<_> = self
+            .collectors
+            .iter_mut()
+            .map(|collector| {
+                let started = Instant::now();
+                (collector.settle(), started.elapsed())
+            })
+            .collect();
         let (mut owners, mut unresolved) = self.owners();
         if unresolved > 0 {
             // A cgroup acted between its birth and its event, or the event was lost: look again before giving up.
@@ -84,13 +92,14 @@ impl Registry {
         }
         let mut out = Snapshot::default();
         let series = self.counters.as_ref().map(|(_, series)| series);
-        let context = Context { tree: &self.tree, owners: &owners, series };
+        let rows = series.map(Series::index).unwrap_or_default();
+        let context = Context { tree: &self.tree, owners: &owners, series, rows: &rows };
         let mut judged = Vec::new();
-        for collector in &mut self.collectors {
+        for (collector, (settled, took)) in self.collectors.iter_mut().zip(settled) {
             let started = Instant::now();
             let mut snapshot = Snapshot::default();
-            let outcome = collector.collect(&context, &mut snapshot);
-            judged.push((collector.name(), outcome.is_ok(), started.elapsed()));
+            let outcome = settled.and_then(|()| collector.collect(&context, &mut snapshot));
+            judged.push((collector.name(), outcome.is_ok(), took + started.elapsed()));
             match outcome {
                 Ok(()) => out.append(snapshot),
                 Err(error) => warn!(collector = collector.name(), "cannot collect: {error:#}"),

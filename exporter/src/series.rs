@@ -1,12 +1,12 @@
 //! The histogram rows, from user space: reading them by workload, and giving them back.
 
-use std::collections::HashMap;
-
 use aya::maps::{HashMap as BpfHashMap, MapData, Queue};
 use exporter_ebpf::{
     histogram::{BUCKETS, finite_bounds},
     series::{FREE_ROWS, Family, ROWS, Row, SERIES, SeriesKey},
 };
+
+use rustc_hash::FxHashMap;
 
 use crate::{cgroup::tree::WorkloadId, probes::Probes, snapshot::Histogram, sys::MappedArray};
 
@@ -80,7 +80,7 @@ pub struct Series {
     index: BpfHashMap<MapData, SeriesKey, u32>,
     free: Queue<MapData, u32>,
     /// What cgroups that are gone had counted for workloads that go on.
-    retained: HashMap<(u32, Key), Sum>,
+    retained: FxHashMap<(u32, Key), Sum>,
 }
 
 impl Series {
@@ -94,7 +94,7 @@ impl Series {
         for row in 1..rows.len() {
             free.push(row, 0)?;
         }
-        Ok(Self { rows, index: probes.take(SERIES)?, free, retained: HashMap::new() })
+        Ok(Self { rows, index: probes.take(SERIES)?, free, retained: FxHashMap::default() })
     }
 
     /// How many rows there are.
@@ -102,22 +102,27 @@ impl Series {
         self.rows.len()
     }
 
-    /// How many rows are taken.
-    pub fn taken(&self) -> u32 {
-        (1..self.rows.len()).filter(|&row| self.key(row).is_some()).count() as u32
-    }
-
     fn key(&self, row: u32) -> Option<SeriesKey> {
         self.rows.first::<SeriesKey>(row).filter(|key| key.family != Family::Free as u32)
     }
 
-    /// The sums of a family's rows by workload, in order. `owner` tells the workload of a slot; a row without one is left out.
-    pub fn read(&self, family: Family, owner: impl Fn(u32) -> Option<WorkloadId>) -> Vec<(Key, Sum)> {
+    /// Which rows are taken, and by what: looking at all of them is most of the cost of reading a few.
+    pub fn index(&self) -> Vec<(u32, SeriesKey)> {
+        (1..self.rows.len()).filter_map(|row| Some((row, self.key(row)?))).collect()
+    }
+
+    /// The sums of a family's rows by workload, in order, of the rows in `index`. `owner` tells the workload of a slot; a row
+    /// without one is left out.
+    pub fn read(
+        &self,
+        index: &[(u32, SeriesKey)],
+        family: Family,
+        owner: impl Fn(u32) -> Option<WorkloadId>,
+    ) -> Vec<(Key, Sum)> {
         let retained = self.retained.iter().filter(|((of, _), _)| *of == family as u32);
-        let mut sums: HashMap<Key, Sum> = retained.map(|((_, key), sum)| (*key, sum.clone())).collect();
-        for index in 1..self.rows.len() {
-            let Some(key) = self.key(index).filter(|key| key.family == family as u32) else { continue };
-            let (Some(workload), Some(row)) = (owner(key.slot), self.rows.get(index)) else { continue };
+        let mut sums: FxHashMap<Key, Sum> = retained.map(|((_, key), sum)| (*key, sum.clone())).collect();
+        for (index, key) in index.iter().filter(|(_, key)| key.family == family as u32) {
+            let (Some(workload), Some(row)) = (owner(key.slot), self.rows.get(*index)) else { continue };
             sums.entry(Key { workload, detail: key.detail, route: key.route }).or_default().add(&row);
         }
         let mut sums: Vec<_> = sums.into_iter().collect();

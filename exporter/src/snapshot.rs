@@ -84,7 +84,7 @@ fn push_label(text: &mut String, is_first: bool, name: &str, value: &str) {
     text.push_str(name);
     text.push_str("=\"");
     let mut rest = value;
-    while let Some(at) = rest.find(['\\', '\n', '"']) {
+    while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'\\' | b'\n' | b'"')) {
         text.push_str(&rest[..at]);
         text.push_str(match rest.as_bytes()[at] {
             b'\n' => "\\n",

@@ -2,12 +2,13 @@
 
 use std::{
     cell::Cell,
-    collections::{HashMap, HashSet},
     fs,
     os::unix::fs::DirEntryExt as _,
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     layout::{HierarchyIndex, Layout},
@@ -90,11 +91,11 @@ pub struct Released {
 #[derive(Debug, Default)]
 pub struct Tree {
     layout: Layout,
-    nodes: HashMap<NodeKey, Node>,
+    nodes: FxHashMap<NodeKey, Node>,
     workloads: Vec<Option<Workload>>,
-    by_path: HashMap<Arc<str>, WorkloadId>,
+    by_path: FxHashMap<Arc<str>, WorkloadId>,
     /// How many cgroups are directly below a path, over all hierarchies.
-    children: HashMap<Arc<str>, u32>,
+    children: FxHashMap<Arc<str>, u32>,
     dying: Vec<NodeKey>,
     graves: Vec<Grave>,
     scrape: u64,
@@ -139,7 +140,7 @@ impl Tree {
                     }
                 }
             }
-            let seen: HashSet<u64> = found.iter().map(|(id, _)| *id).collect();
+            let seen: FxHashSet<u64> = found.iter().map(|(id, _)| *id).collect();
             let gone = self
                 .nodes
                 .iter()

@@ -174,7 +174,7 @@ impl Health {
         family.value(&Labels::NONE, &["ROWS"], f64::from(context.series.map_or(0, Series::capacity)));
         let family = out.family(&ENTRIES);
         family.value(&Labels::NONE, &["SLOTS"], f64::from(slots));
-        family.value(&Labels::NONE, &["ROWS"], f64::from(context.series.map_or(0, Series::taken)));
+        family.value(&Labels::NONE, &["ROWS"], f64::from(context.rows.len() as u32));
         if self.losses.is_some() {
             let losses = self.losses();
             let family = out.family(&LOST);

@@ -1,7 +1,6 @@
 //! CPU: on-CPU time, run-queue waits, CFS throttling. The kernel half is `exporter-ebpf/src/cpu.rs`.
 
 use std::{
-    collections::HashMap,
     fs,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
@@ -11,6 +10,8 @@ use exporter_ebpf::{
     cpu::{BANDWIDTH, BANDWIDTH_WALK, BANDWIDTHS, Bandwidth, CPU, Cpu, SETTLE, SIGNAL},
     series::Family,
 };
+
+use rustc_hash::FxHashMap;
 
 use super::{Collector, Context, Start, owners};
 use crate::{
@@ -93,7 +94,7 @@ pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
     let mut this = Collect::new(start.probes, start.tree, possible_cpus(&start.config.sysfs))?;
     if let Some((slots, series)) = start.counters {
         let (owners, _) = owners(slots, start.tree);
-        this.seed(&Context { tree: start.tree, owners: &owners, series: Some(series) });
+        this.seed(&Context { tree: start.tree, owners: &owners, series: Some(series), rows: &[] });
     }
     Ok(Box::new(this))
 }
@@ -114,9 +115,9 @@ struct Collect {
     settle: Option<(OwnedFd, Vec<u32>)>,
     bandwidth: Option<Walker<Bandwidth>>,
     /// What a workload had consumed before the probe saw it, ns; negative when the kernel's account lags.
-    base: HashMap<WorkloadId, i64>,
+    base: FxHashMap<WorkloadId, i64>,
     /// What cgroups that are gone had consumed, ns: of workloads that go on, and of all.
-    retained: HashMap<WorkloadId, u64>,
+    retained: FxHashMap<WorkloadId, u64>,
     departed: u64,
 }
 
@@ -132,13 +133,13 @@ impl Collect {
         let bandwidth = walker
             .and_then(|walker| walker.inspect_err(|error| probes.degrade_to_files(BANDWIDTH, error)).ok());
         let cpu = probes.array(CPU)?;
-        let (base, retained) = (HashMap::new(), HashMap::new());
+        let (base, retained) = (FxHashMap::default(), FxHashMap::default());
         Ok(Self { cpu, settle, bandwidth, base, retained, departed: 0 })
     }
 
     /// Takes over the kernel's account of what each workload had consumed before. Once, after attaching.
     fn seed(&mut self, context: &Context<'_>) {
-        self.settle();
+        self.charge();
         let counted = self.counted(context);
         let total: u64 = counted.values().sum();
         let Some(v2) = context.tree.layout().v2() else { return };
@@ -151,7 +152,7 @@ impl Collect {
     }
 
     /// Charges the slices that are under way.
-    fn settle(&self) {
+    fn charge(&self) {
         if let Some((fd, cpus)) = &self.settle {
             for &cpu in cpus {
                 // ENXIO is a CPU that went offline: nothing runs there.
@@ -161,7 +162,7 @@ impl Collect {
     }
 
     /// What each workload consumed since the probe saw it, ns.
-    fn counted(&self, context: &Context<'_>) -> HashMap<WorkloadId, u64> {
+    fn counted(&self, context: &Context<'_>) -> FxHashMap<WorkloadId, u64> {
         let mut sums = self.retained.clone();
         for (slot, owner) in context.owners.iter().enumerate() {
             if let (Some(owner), Some(cpu)) = (owner, self.cpu.get(slot as u32)) {
@@ -226,8 +227,12 @@ impl Collector for Collect {
         SIGNAL.name
     }
 
+    fn settle(&mut self) -> anyhow::Result<()> {
+        self.charge();
+        Ok(())
+    }
+
     fn collect(&mut self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
-        self.settle();
         self.usage(context, out);
         let waits = context.rows(Family::CpuWait);
         let family = out.family(&WAIT);

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use anyhow::Context as _;
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use exporter_ebpf::{
     http::{
@@ -120,10 +121,11 @@ impl Collector for Collect {
         SIGNAL.name
     }
 
+    fn settle(&mut self) -> anyhow::Result<()> {
+        self.flush.as_ref().map_or(Ok(()), IterLink::walk).context("idle connections")
+    }
+
     fn collect(&mut self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
-        if let Some(flush) = &self.flush {
-            flush.walk()?;
-        }
         let mut seen = HashSet::new();
         for (metric, family) in [(&SERVER, Family::HttpServer), (&CLIENT, Family::HttpClient)] {
             let rows = context.rows(family);

@@ -3,12 +3,10 @@
 pub mod files;
 pub mod vmstats;
 
-use std::{
-    collections::HashMap,
-    os::fd::{AsFd as _, OwnedFd},
-};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use exporter_ebpf::memory::{MEMORY, MEMORY_WALK, Memory, READ, SAMPLE, SIGNAL, Walk};
+use rustc_hash::FxHashMap;
 use tracing::warn;
 
 use self::vmstats::Order;
@@ -153,7 +151,7 @@ struct Collect {
     order: Option<Order>,
     /// Scrapes so far. The search costs some milliseconds, so it is made less often when it keeps finding nothing.
     searches: u32,
-    last: HashMap<WorkloadId, Values>,
+    last: FxHashMap<WorkloadId, Values>,
     page: u64,
 }
 
@@ -166,12 +164,12 @@ impl Collect {
             .map(|root| Walker::new(probes, READ, &root, MEMORY, MEMORY_WALK))
             .and_then(|walker| walker.inspect_err(|error| probes.degrade_to_files(READ, error)).ok());
         let sample = probes.with_fd(SAMPLE, |fd| Ok(fd.try_clone_to_owned()?)).ok();
-        Self { walker, sample, order: None, searches: 0, last: HashMap::new(), page: sys::page_size() }
+        Self { walker, sample, order: None, searches: 0, last: FxHashMap::default(), page: sys::page_size() }
     }
 
     /// Reads every shown workload; OOM kills of v1's sub-cgroups are summed up.
-    fn read(&mut self, tree: &Tree) -> HashMap<WorkloadId, Values> {
-        let Some(hierarchy) = tree.layout().memory else { return HashMap::new() };
+    fn read(&mut self, tree: &Tree) -> FxHashMap<WorkloadId, Values> {
+        let Some(hierarchy) = tree.layout().memory else { return FxHashMap::default() };
         if let (Some(walker), Some(sample)) = (&self.walker, &self.sample) {
             // Reading the root's statistics makes the kernel add up what the CPUs hold back.
             files::flush(&tree.layout().hierarchies[hierarchy]);
@@ -199,10 +197,10 @@ impl Collect {
         order: Order,
         tree: &Tree,
         hierarchy: HierarchyIndex,
-    ) -> anyhow::Result<HashMap<WorkloadId, Values>> {
+    ) -> anyhow::Result<FxHashMap<WorkloadId, Values>> {
         let is_v2 = tree.layout().hierarchies[hierarchy].is_v2();
-        let mut values: HashMap<WorkloadId, Values> = HashMap::new();
-        let mut sub_kills: HashMap<WorkloadId, u64> = HashMap::new();
+        let mut values: FxHashMap<WorkloadId, Values> = FxHashMap::default();
+        let mut sub_kills: FxHashMap<WorkloadId, u64> = FxHashMap::default();
         let start = Walk { next: 0, anon: order.anon as u64, faults: order.faults as u64 };
         for record in walker.read(start)? {
             tree.saw_oom_kills((hierarchy, record.id), record.oom_kills);

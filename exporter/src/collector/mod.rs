@@ -7,7 +7,10 @@ pub mod http;
 pub mod memory;
 pub mod pressure;
 
-use exporter_ebpf::{Signal, series::Family};
+use exporter_ebpf::{
+    Signal,
+    series::{Family, SeriesKey},
+};
 
 use crate::{
     cgroup::tree::{Released, Tree, WorkloadId},
@@ -26,6 +29,8 @@ pub struct Context<'a> {
     pub owners: &'a [Option<WorkloadId>],
     /// The histogram rows; none when the kernel half could not be loaded.
     pub series: Option<&'a Series>,
+    /// Which of them are taken.
+    pub rows: &'a [(u32, SeriesKey)],
 }
 
 impl Context<'_> {
@@ -36,7 +41,7 @@ impl Context<'_> {
 
     /// The sums of a family's rows, by workload.
     pub fn rows(&self, family: Family) -> Vec<(Key, Sum)> {
-        self.series.map(|series| series.read(family, |slot| self.owner(slot))).unwrap_or_default()
+        self.series.map(|series| series.read(self.rows, family, |slot| self.owner(slot))).unwrap_or_default()
     }
 }
 
@@ -44,6 +49,14 @@ impl Context<'_> {
 pub trait Collector: Send {
     /// The signal's name.
     fn name(&self) -> &'static str;
+
+    /// Has the kernel half bring its counters up to date, before any are read.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the collector is then not asked for more.
+    fn settle(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
 
     /// Emits one scrape. What it cannot know it leaves out.
     ///

@@ -1,6 +1,8 @@
 //! The memory controller's files, v1 and v2: for kernels without `iter/cgroup`, for the root, and to check the iterator.
 
-use std::{collections::HashMap, fs};
+use std::fs;
+
+use rustc_hash::FxHashMap;
 
 use super::Values;
 use crate::cgroup::{
@@ -17,7 +19,7 @@ pub fn flush(hierarchy: &Hierarchy) {
 }
 
 /// Reads every shown workload.
-pub fn read(tree: &Tree, hierarchy: HierarchyIndex) -> HashMap<WorkloadId, Values> {
+pub fn read(tree: &Tree, hierarchy: HierarchyIndex) -> FxHashMap<WorkloadId, Values> {
     tree.shown().filter_map(|(id, workload)| Some((id, values(tree, hierarchy, workload)?))).collect()
 }
 
