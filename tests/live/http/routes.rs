@@ -69,7 +69,7 @@ fn a_route_outlives_the_sub_cgroup_that_had_it() {
     let labels = [("id", container.path()), ("http_route", "/only/there/{id}")];
     let count = |scrape: &Scrape| scrape.sum(&format!("{SERVER}_count"), &labels);
     lab.agent.scrape_until("the requests", |scrape| count(scrape) == 3.0);
-    _ = server.end();
+    drop(server);
     sub.remove();
     // One scrape shows the sub-cgroup once more, the next one has nothing left of it.
     for _ in 0..4 {
