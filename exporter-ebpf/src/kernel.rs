@@ -64,6 +64,17 @@ pub(crate) unsafe fn argument<const INDEX: usize>(ctx: &aya_ebpf::programs::BtfT
     value
 }
 
+/// The context of `iter/bpf_sk_storage_map`: `struct bpf_iter__bpf_sk_storage_map`.
+#[repr(C)]
+pub(crate) struct SkStorageIter<T> {
+    meta: *const u8,
+    map: *const u8,
+    /// The socket, a BTF pointer; null once, after the last.
+    pub(crate) sk: *const u8,
+    /// What the map has of it; null once, after the last.
+    pub(crate) value: *mut T,
+}
+
 /// The context of `iter/cgroup`: `struct bpf_iter__cgroup`.
 #[repr(C)]
 pub(crate) struct Iter {

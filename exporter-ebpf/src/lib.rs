@@ -24,6 +24,7 @@ pub mod loss;
 pub mod memory;
 pub mod pressure;
 pub mod series;
+pub mod tcp;
 
 /// Everything that user space needs to know about a signal.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +65,8 @@ pub enum Hook {
     IterCgroup,
     /// Walks the sockets that have an entry in the named socket storage map, on demand (5.9+).
     IterSkStorage(&'static str),
+    /// Walks the open files of all tasks, on demand (5.8+).
+    IterTaskFile,
     /// Attached to nothing: run on demand on a chosen CPU (5.10+).
     OnCpu,
 }
@@ -89,5 +92,12 @@ pub enum Source {
 }
 
 /// Every signal, in the order of the documentation. `cgroup` comes first: the others charge to the slots that it keeps.
-pub const SIGNALS: &[&Signal] =
-    &[&cgroup::SIGNAL, &cpu::SIGNAL, &memory::SIGNAL, &pressure::SIGNAL, &block_io::SIGNAL, &http::SIGNAL];
+pub const SIGNALS: &[&Signal] = &[
+    &cgroup::SIGNAL,
+    &cpu::SIGNAL,
+    &memory::SIGNAL,
+    &pressure::SIGNAL,
+    &block_io::SIGNAL,
+    &http::SIGNAL,
+    &tcp::SIGNAL,
+];

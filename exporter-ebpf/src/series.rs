@@ -44,6 +44,8 @@ pub enum Family {
     HttpServer = 3,
     /// Requests made.
     HttpClient = 4,
+    /// Smoothed round-trip times.
+    TcpRtt = 5,
 }
 
 layout! {

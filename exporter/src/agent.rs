@@ -94,6 +94,7 @@ pub fn build(config: &Agent) -> Registry {
             ("SLOTS", cgroups),
             ("FREE_SLOTS", cgroups),
             ("CPU", cgroups),
+            ("TCP", cgroups),
             ("BANDWIDTHS", cgroups),
             ("MEMORY", cgroups),
             ("PRESSURES", cgroups),

@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn defaults_measure_everything() {
         let Command::Agent(agent) = parse("podmeter agent").unwrap().command;
-        assert_eq!(agent.signals, ["cpu", "memory", "pressure", "block_io", "http"]);
+        assert_eq!(agent.signals, ["cpu", "memory", "pressure", "block_io", "http", "tcp"]);
         assert!(agent.listen.ip().is_loopback());
     }
 

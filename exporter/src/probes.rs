@@ -230,6 +230,14 @@ impl Probes {
         self.with_fd(program, |fd| Ok(IterLink::map(fd, data.fd().as_fd())?))
     }
 
+    /// Links an attached iterator program to the open files of all tasks.
+    ///
+    /// # Errors
+    /// As [`Self::iter_cgroup`].
+    pub fn iter_files(&self, program: &str) -> anyhow::Result<IterLink> {
+        self.with_fd(program, |fd| Ok(IterLink::files(fd)?))
+    }
+
     /// Calls `f` with the descriptor of a loaded program.
     ///
     /// # Errors
@@ -322,6 +330,10 @@ fn attach(ebpf: &mut Ebpf, probe: &Probe, plan: &Plan<'_>, btf: Option<&aya::Btf
         Hook::IterCgroup => {
             let program: &mut Iter = program.try_into()?;
             program.load("cgroup", btf()?)?;
+        }
+        Hook::IterTaskFile => {
+            let program: &mut Iter = program.try_into()?;
+            program.load("task_file", btf()?)?;
         }
         Hook::IterSkStorage(_) => {
             let program: &mut Iter = program.try_into()?;

@@ -197,12 +197,21 @@ impl IterLink {
         Self::create(program, &mut [map.as_raw_fd() as u32])
     }
 
-    /// `info` is `union bpf_iter_link_info`.
+    /// Links an iterator over the open files of all tasks (5.8+).
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn files(program: BorrowedFd<'_>) -> io::Result<Self> {
+        Self::create(program, &mut [])
+    }
+
+    /// `info` is `union bpf_iter_link_info`, or nothing.
     fn create(program: BorrowedFd<'_>, info: &mut [u32]) -> io::Result<Self> {
         let mut attributes = uapi::LinkCreate {
             prog_fd: program.as_raw_fd() as u32,
             attach_type: uapi::BPF_TRACE_ITER,
-            iter_info: info.as_mut_ptr() as u64,
+            // The kernel wants no pointer where there is nothing.
+            iter_info: if info.is_empty() { 0 } else { info.as_mut_ptr() as u64 },
             iter_info_len: size_of_val(info) as u32,
             ..Default::default()
         };

@@ -7,3 +7,5 @@ mod lifecycle;
 mod memory;
 mod packets;
 mod peers;
+mod tcp;
+mod wire;

@@ -15,7 +15,10 @@ use super::{
     connection::{self, AWAITING, CLIENT, Connection, IDLE, OPAQUE, RESPONDING, SERVER},
     head::{HEAD, Method, Start, start, status},
 };
-use crate::loss::{Loss, count};
+use crate::{
+    kernel::SkStorageIter,
+    loss::{Loss, count},
+};
 
 const FIN: u8 = 1;
 const RST: u8 = 4;
@@ -327,20 +330,11 @@ unsafe fn opaque(this: *mut Connection, why: Loss) {
     count(why);
 }
 
-/// The context of `iter/bpf_sk_storage_map`: `struct bpf_iter__bpf_sk_storage_map`.
-#[repr(C)]
-struct SkStorageIter {
-    meta: *const u8,
-    map: *const u8,
-    sk: *const u8,
-    value: *mut Connection,
-}
-
 /// Ends the last requests of connections that have been idle. A packet of such a connection in the very same nanoseconds
 /// could end the request a second time; it would have to arrive after two idle seconds, within the few instructions below.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
-extern "C" fn http_flush(ctx: *const SkStorageIter) -> i32 {
+extern "C" fn http_flush(ctx: *const SkStorageIter<Connection>) -> i32 {
     // SAFETY: the context of the iterator; `value` is null once, at the end.
     unsafe {
         let this = (*ctx).value;

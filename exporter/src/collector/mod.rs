@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod http;
 pub mod memory;
 pub mod pressure;
+pub mod tcp;
 
 use exporter_ebpf::{
     Signal,
@@ -107,6 +108,7 @@ pub static COLLECTORS: &[Entry] = &[
     Entry { signal: &exporter_ebpf::pressure::SIGNAL, metrics: pressure::METRICS, new: pressure::new },
     Entry { signal: &exporter_ebpf::block_io::SIGNAL, metrics: block_io::METRICS, new: block_io::new },
     Entry { signal: &exporter_ebpf::http::SIGNAL, metrics: http::METRICS, new: http::new },
+    Entry { signal: &exporter_ebpf::tcp::SIGNAL, metrics: tcp::METRICS, new: tcp::new },
 ];
 
 /// Every metric, by signal, in the order of the documentation.

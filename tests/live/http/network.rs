@@ -1,104 +1,11 @@
 //! A network that loses packets: two namespaces with a wire between them.
 
-use std::{process::Command, time::Instant};
+use std::time::Instant;
 
 use podmeter_tests::{process::Gated, temp::TempDir, wait};
 
 use super::lab::{CLIENT, Lab, PEER, SERVER, Talk};
-
-/// Runs a command of iproute2; whether it went well, and what it said.
-fn run(line: &str) -> (bool, String) {
-    let mut words = line.split(' ');
-    let output = Command::new(words.next().expect("a program")).args(words).output().expect("iproute2");
-    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
-}
-
-fn must(line: &str) -> String {
-    let (is_ok, said) = run(line);
-    assert!(is_ok, "{line}: {said}");
-    said
-}
-
-/// Two network namespaces and the wire between them; gone, with the wire, when dropped.
-struct Wire([String; 2]);
-
-impl Wire {
-    fn new() -> Self {
-        let this = Self(["a", "b"].map(|end| format!("podmeter-{}-{end}", std::process::id())));
-        let [a, b] = &this.0;
-        must(&format!("ip netns add {a}"));
-        must(&format!("ip netns add {b}"));
-        must(&format!("ip -n {a} link add wire type veth peer name wire netns {b}"));
-        for (end, other) in [(1, 2), (2, 1)] {
-            let namespace = &this.0[end - 1];
-            must(&format!("ip -n {namespace} address add 10.99.0.{end}/24 dev wire"));
-            must(&format!("ip -n {namespace} link set wire address 02:00:00:00:00:0{end} up"));
-            // Known for good: a packet that waits for its neighbour's address is not lost when the wire is cut.
-            let neighbour = format!("10.99.0.{other} lladdr 02:00:00:00:00:0{other} nud permanent dev wire");
-            must(&format!("ip -n {namespace} neighbour replace {neighbour}"));
-        }
-        this
-    }
-
-    /// The command that runs another at one end.
-    fn within<'a>(&'a self, end: usize, command: &[&'a str]) -> Vec<&'a str> {
-        [&["ip", "netns", "exec", &self.0[end]], command].concat()
-    }
-
-    /// Makes the wire slow, without a loss: what is begun takes a while.
-    fn slow(&self) {
-        for namespace in &self.0 {
-            must(&format!(
-                "tc -n {namespace} qdisc replace dev wire root tbf rate 80mbit burst 6kb limit 4mb"
-            ));
-        }
-    }
-
-    /// Makes both ends lose packets. Where this kernel has no netem, by a queue that is too short for what is sent.
-    fn lose(&self) {
-        for namespace in &self.0 {
-            let netem =
-                run(&format!("tc -n {namespace} qdisc replace dev wire root netem loss 2% limit 10000"));
-            if !netem.0 {
-                println!("no netem here ({}): a short queue loses packets instead", netem.1.trim());
-                must(&format!(
-                    "tc -n {namespace} qdisc replace dev wire root tbf rate 80mbit burst 6kb limit 20kb"
-                ));
-            }
-        }
-    }
-
-    /// How many connections the first end has.
-    fn connections(&self) -> usize {
-        must(&format!("ip netns exec {} ss -Htn state established", self.0[0])).lines().count()
-    }
-
-    /// How many packets each end has lost so far.
-    fn lost(&self) -> [u64; 2] {
-        [&self.0[0], &self.0[1]].map(|namespace| {
-            let said = must(&format!("tc -n {namespace} -s qdisc show dev wire"));
-            let dropped = said.split("dropped ").nth(1).and_then(|rest| rest.split(',').next()?.parse().ok());
-            dropped.unwrap_or_else(|| panic!("{said}"))
-        })
-    }
-
-    /// Cuts the wire at its first end, or joins it again: what is sent meanwhile is lost.
-    fn cut(&self, is_cut: bool) {
-        must(&format!("ip -n {} link set wire {}", self.0[0], if is_cut { "down" } else { "up" }));
-        let carrier = if is_cut { "NO-CARRIER" } else { "LOWER_UP" };
-        wait::until(carrier, || {
-            must(&format!("ip -n {} link show wire", self.0[1])).contains(carrier).then_some(())
-        });
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        for namespace in &self.0 {
-            run(&format!("ip netns delete {namespace}"));
-        }
-    }
-}
+use crate::wire::Wire;
 
 /// What was counted, plus what was counted as lost, is what was sent: at each side, whichever packets come twice, late or in
 /// another order.
