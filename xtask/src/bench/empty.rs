@@ -24,6 +24,7 @@ pub(super) fn attach(cgroup: &Path) -> Result<HashMap<&'static str, Empty>> {
     Ok(HashMap::from([
         ("cpu_switch", tracepoint("sched_switch")?),
         ("block_complete", tracepoint("block_rq_complete")?),
+        ("tcp_state", tracepoint("inet_sock_set_state")?),
         ("http_ingress", packets(INGRESS)?),
         ("http_egress", packets(EGRESS)?),
     ]))

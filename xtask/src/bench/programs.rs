@@ -52,7 +52,11 @@ const BULK: Load = Load {
         ("http_egress", "time per packet that is sent, 1 MiB HTTP replies", ""),
     ],
 };
-const LOADS: [Load; 4] = [SWITCHES, BLOCKS, SMALL, BULK];
+const CLOSED: Load = Load {
+    name: "wrk and nginx, a connection for each request",
+    programs: &[("tcp_state", "time per change of a TCP socket's state", "")],
+};
+const LOADS: [Load; 5] = [SWITCHES, BLOCKS, SMALL, BULK, CLOSED];
 
 /// With fewer runs, a program was not under load.
 const ENOUGH: f64 = 1000.0;
@@ -118,7 +122,7 @@ pub(super) fn run(podmeter: &Path, effort: Effort, report: &mut Report) -> Resul
 #[derive(Default)]
 struct Half {
     /// By load and program.
-    nets: [Vec<Option<Net>>; 4],
+    nets: [Vec<Option<Net>>; LOADS.len()],
     per_request: f64,
 }
 
@@ -136,7 +140,7 @@ impl Bench<'_> {
         let agent = Agent::start(self.podmeter)?;
         let empties = before.map_or_else(|| empty::attach(&self.root), Ok)?;
         let mut half = Half::default();
-        let mut order = [0, 1, 2, 3];
+        let mut order = [0, 1, 2, 3, 4];
         if !podmeter_first {
             order.reverse();
         }
@@ -166,7 +170,8 @@ impl Bench<'_> {
             0 => load::switches(&self.pair, duration)?,
             1 => self.blocks.read(&self.pair[0], duration)?,
             2 => return Ok(self.traffic.run("/", self.seconds)?.total),
-            _ => _ = self.traffic.run("/bulk", self.seconds)?,
+            3 => _ = self.traffic.run("/bulk", self.seconds)?,
+            _ => _ = self.traffic.closing("/", self.seconds)?,
         }
         Ok(f64::INFINITY)
     }

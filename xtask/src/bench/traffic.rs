@@ -76,15 +76,24 @@ impl Traffic {
         self.load(path, seconds, 32)
     }
 
+    /// Runs wrk for so long, with a connection for each request.
+    pub(super) fn closing(&self, path: &str, seconds: u32) -> Result<Requests> {
+        self.wrk(path, seconds, 32, &["--header", "Connection: close"])
+    }
+
     /// As [`Self::run`], over so many connections.
     pub(super) fn load(&self, path: &str, seconds: u32, connections: u32) -> Result<Requests> {
+        self.wrk(path, seconds, connections, &[])
+    }
+
+    fn wrk(&self, path: &str, seconds: u32, connections: u32, flags: &[&str]) -> Result<Requests> {
         pause(Duration::ZERO)?;
         let (duration, url) = (format!("-d{seconds}"), format!("http://{}{path}", self.address));
         let connections = format!("-c{connections}");
         // Many connections need many files, and a shell may have few.
         let files = ["sh", "-c", "ulimit -n 4096; exec \"$@\"", "sh"];
-        let wrk = ["taskset", "-c", "1", "wrk", "-t1", &connections, &duration, "--timeout", "10s", &url];
-        let wrk = [&files[..], &wrk].concat();
+        let wrk = ["taskset", "-c", "1", "wrk", "-t1", &connections, &duration, "--timeout", "10s"];
+        let wrk = [&files[..], &wrk, flags, &[&url]].concat();
         let text = output(&mut self.client.command(&wrk))?;
         pause(Duration::ZERO)?;
         if text.contains("Non-2xx") || text.contains("Socket errors") {
