@@ -2,6 +2,7 @@
 
 mod bodies;
 mod counts;
+mod deferred;
 pub(crate) mod lab;
 pub(crate) mod latency;
 mod losses;

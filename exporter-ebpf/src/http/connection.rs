@@ -64,6 +64,28 @@ pub(super) struct Connection {
 }
 const _: () = assert!(size_of::<Connection>() == 64);
 
+impl Connection {
+    /// As socket storage begins.
+    pub(super) const NEW: Self = Self {
+        start: 0,
+        last: 0,
+        route: 0,
+        cgroup: 0,
+        slot: 0,
+        row: 0,
+        request_next: 0,
+        response_next: 0,
+        status: 0,
+        method: 0,
+        role: 0,
+        phase: IDLE,
+        strikes: 0,
+        target: 0,
+        interim: false,
+        zero: 0,
+    };
+}
+
 /// `Connection::role`: which way requests go.
 pub(super) const SERVER: u8 = 1;
 pub(super) const CLIENT: u8 = 2;

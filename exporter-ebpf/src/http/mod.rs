@@ -3,7 +3,7 @@
 //! What: each request with its method, route, status and latency, in histograms that the kernel fills: no event per request.
 //! Hooks: `cgroup_skb` ingress and egress at the root of cgroup v2. Every path returns 1: a 0 would drop the packet.
 //! `iter/bpf_sk_storage_map` (5.9+), when scraped, ends the last requests of idle connections.
-//! Maps: `CONNECTIONS` (socket storage, 64 bytes), `ROUTES` (slot and route hash -> the request line), rows of `series`.
+//! Maps: `CONNECTIONS` (socket storage, 64 bytes), `DEFERRED` (connections that have no socket yet), `ROUTES` (slot and route hash -> the request line), rows of `series`.
 //! Metrics: `http_server_request_duration_seconds`, `http_client_request_duration_seconds`.
 //! Cost: see `cargo xtask bench`; README has the figure.
 //!
@@ -27,7 +27,7 @@ pub const SIGNAL: Signal = Signal {
         Probe { program: "http_egress", hook: Hook::CgroupSkbEgress, fields: NONE, required: true },
         Probe { program: FLUSH, hook: Hook::IterSkStorage(CONNECTIONS), fields: NONE, required: false },
     ],
-    maps: &[CONNECTIONS, ROUTES],
+    maps: &[CONNECTIONS, "DEFERRED", ROUTES],
 };
 
 const NONE: &[Field] = &[];
@@ -84,5 +84,7 @@ pub fn parse_detail(detail: u64) -> (Option<head::Method>, u16) {
 
 #[cfg(target_arch = "bpf")]
 mod connection;
+#[cfg(target_arch = "bpf")]
+mod deferred;
 #[cfg(target_arch = "bpf")]
 mod probe;

@@ -13,6 +13,7 @@ use aya_log_ebpf::debug;
 use super::{
     RouteLine,
     connection::{self, AWAITING, CLIENT, Connection, IDLE, OPAQUE, RESPONDING, SERVER},
+    deferred,
     head::{HEAD, Method, Start, start, status},
 };
 use crate::{
@@ -31,7 +32,9 @@ const CONTINUE: u32 = 25;
 struct Segment {
     skb: *mut __sk_buff,
     ingress: bool,
-    /// Where the payload begins in the packet, and how long it is.
+    /// Where the TCP header begins in the packet.
+    tcp: u32,
+    /// Where the payload begins, and how long it is.
     offset: u32,
     len: u32,
     seq: u32,
@@ -59,7 +62,7 @@ fn packet(ctx: &SkBuffContext, ingress: bool) {
     }
     // SAFETY: the context of the program, and the storage of its socket.
     unsafe {
-        let this = connection::get(segment.skb, segment.len != 0);
+        let mut this = connection::get(segment.skb, segment.len != 0);
         if this.is_null() {
             if segment.len != 0 {
                 count(Loss::SocketStorage);
@@ -68,6 +71,19 @@ fn packet(ctx: &SkBuffContext, ingress: bool) {
         }
         if (*this).phase == OPAQUE {
             return;
+        }
+        if segment.len != 0 && (*this).role == 0 {
+            if ingress && deferred::listens(segment.skb) {
+                this = deferred::make(segment.skb, segment.tcp);
+                if this.is_null() {
+                    return count(Loss::SocketStorage);
+                }
+            } else {
+                deferred::take(segment.skb, segment.tcp, ingress, this);
+            }
+            if (*this).phase == OPAQUE {
+                return;
+            }
         }
         if segment.len != 0 {
             let requests = match (*this).role {
@@ -116,7 +132,7 @@ impl Segment {
             let offset = ip as u32 + u32::from(*tcp.add(12) >> 4) * 4;
             let len = (*skb).len;
             let len = if len > offset { len - offset } else { 0 };
-            Some(Self { skb, ingress, offset, len, seq, flags: *tcp.add(13) })
+            Some(Self { skb, ingress, tcp: ip as u32, offset, len, seq, flags: *tcp.add(13) })
         }
     }
 
