@@ -173,6 +173,20 @@ pub fn finite_bounds() -> &'static [u64] {
     &BOUNDS[..FINITE]
 }
 
+/// The index of a bucket in a native histogram of schema 3, whose bucket `i` ends at 2^(i/8) s; several have the same where
+/// a classic boundary splits one. None for the first, which is all that is at most [`ZERO_THRESHOLD`], and for the last, which
+/// has no upper bound.
+#[cfg(not(target_arch = "bpf"))]
+pub fn native_index(bucket: usize) -> Option<i32> {
+    let &bound = finite_bounds().get(bucket)?;
+    let n = (0..NATIVE).find(|&n| native(n) >= bound)?;
+    (bucket > 0).then_some(MIN_EXPONENT * 8 + n as i32)
+}
+
+/// The upper bound of the first bucket, s: 2^-18.
+#[cfg(not(target_arch = "bpf"))]
+pub const ZERO_THRESHOLD: f64 = 1.0 / (1 << -MIN_EXPONENT) as f64;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -198,6 +212,20 @@ mod tests {
         for n in 0..NATIVE {
             let exact = 2f64.powf(f64::from(MIN_EXPONENT) + n as f64 / 8.0) * 1e9;
             assert!((native(n) as f64 - exact.floor()).abs() <= 1.0, "{n}: {} {exact}", native(n));
+        }
+    }
+
+    #[test]
+    fn native_indices_are_those_of_the_powers() {
+        assert_eq!((native_index(0), native_index(FINITE)), (None, None));
+        let indices: Vec<_> = (1..FINITE).filter_map(native_index).collect();
+        assert_eq!(indices.len(), FINITE - 1);
+        assert!(indices.windows(2).all(|pair| pair[1] - pair[0] <= 1 && pair[0] <= pair[1]));
+        assert_eq!((indices[0], indices.last()), (-143, Some(&48)));
+        for (at, index) in indices.into_iter().enumerate() {
+            let (above, upto) = (2f64.powf(f64::from(index - 1) / 8.0), 2f64.powf(f64::from(index) / 8.0));
+            let bound = finite_bounds()[at + 1] as f64 / 1e9;
+            assert!(bound > above - 1e-9 && bound < upto + 1e-9, "{bound} in {above} to {upto}");
         }
     }
 

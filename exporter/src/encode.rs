@@ -1,4 +1,4 @@
-//! The exposition formats: Prometheus text 0.0.4 and OpenMetrics 1.0.0.
+//! The exposition formats: Prometheus text 0.0.4 and OpenMetrics 1.0.0; and, by `protobuf.rs`, the one of messages.
 //!
 //! The `prometheus` crate renders text only, from families whose labels it owns and escapes anew on each of a sample's
 //! lines. Here the labels come rendered, and the bounds of the buckets, which the histograms of a family share, are
@@ -8,6 +8,7 @@ use std::io::Write;
 
 use crate::{
     format::Format,
+    protobuf,
     snapshot::{Histogram, Kind, Metric, Snapshot, Value},
 };
 
@@ -24,6 +25,7 @@ const PIECE: usize = 64 * 1024;
 /// map anew.
 pub struct Exposition {
     snapshot: Snapshot,
+    format: Format,
     encoder: Encoder,
     /// The next sample: its family, and its place there.
     next: (usize, usize),
@@ -33,11 +35,12 @@ pub struct Exposition {
 impl Exposition {
     /// Nothing is rendered yet.
     pub fn new(snapshot: Snapshot, format: Format) -> Self {
-        let encoder = Encoder { out: Vec::new(), format, bounds: Vec::new(), series: 0 };
-        Self { snapshot, encoder, next: (0, 0), is_ended: false }
+        let openmetrics = format == Format::OpenMetrics;
+        let encoder = Encoder { out: Vec::new(), openmetrics, bounds: Vec::new(), series: 0 };
+        Self { snapshot, format, encoder, next: (0, 0), is_ended: false }
     }
 
-    /// How many series (sample lines) have been rendered so far.
+    /// How many series (sample lines; of messages, metrics) have been rendered so far.
     pub fn series(&self) -> usize {
         self.encoder.series
     }
@@ -50,6 +53,14 @@ impl Iterator for Exposition {
         let encoder = &mut self.encoder;
         encoder.out.reserve(PIECE + PIECE / 8);
         for family in self.snapshot.families().skip(self.next.0) {
+            if self.format == Format::Protobuf {
+                encoder.series += protobuf::encode(family, &mut encoder.out);
+                self.next.0 += 1;
+                if encoder.out.len() >= PIECE {
+                    return Some(std::mem::take(&mut encoder.out));
+                }
+                continue;
+            }
             if self.next.1 == 0 {
                 encoder.head(family.metric());
             }
@@ -62,7 +73,7 @@ impl Iterator for Exposition {
             }
             self.next = (self.next.0 + 1, 0);
         }
-        if encoder.format == Format::OpenMetrics && !std::mem::replace(&mut self.is_ended, true) {
+        if encoder.openmetrics && !std::mem::replace(&mut self.is_ended, true) {
             encoder.push("# EOF\n");
         }
         Some(std::mem::take(&mut encoder.out)).filter(|out| !out.is_empty())
@@ -71,7 +82,8 @@ impl Iterator for Exposition {
 
 struct Encoder {
     out: Vec<u8>,
-    format: Format,
+    /// Or else Prometheus text.
+    openmetrics: bool,
     /// The bounds of the last histogram, as bits and as they stand in `le`: mostly those of the next one as well.
     bounds: Vec<(u64, Vec<u8>)>,
     series: usize,
@@ -84,8 +96,8 @@ impl Encoder {
     /// The name of a family, and what a sample adds to it: an OpenMetrics counter is named without `_total`, its samples with
     /// it, whether the declaration had it or not.
     fn name(&self, metric: &Metric) -> (&'static str, &'static str) {
-        match (metric.kind, self.format) {
-            (Kind::Counter, Format::OpenMetrics) => {
+        match metric.kind {
+            Kind::Counter if self.openmetrics => {
                 (metric.name.strip_suffix("_total").unwrap_or(metric.name), "_total")
             }
             _ => (metric.name, ""),
@@ -94,7 +106,7 @@ impl Encoder {
 
     fn head(&mut self, metric: &Metric) {
         let (name, _) = self.name(metric);
-        let openmetrics = self.format == Format::OpenMetrics;
+        let openmetrics = self.openmetrics;
         if !metric.help.is_empty() {
             self.push_all(["# HELP ", name, " "]);
             help(&mut self.out, metric.help, openmetrics);
@@ -200,33 +212,24 @@ impl Encoder {
 
     /// A count of observations. The crate renders it as a float, which above 2^53 rounds it.
     fn count(&mut self, count: u64) {
-        match self.format {
-            Format::Text => self.float(count as f64),
-            Format::OpenMetrics => integer(&mut self.out, count),
-        }
+        if self.openmetrics { integer(&mut self.out, count) } else { self.float(count as f64) }
     }
 
     fn float(&mut self, value: f64) {
-        match self.format {
-            Format::Text => match whole(value) {
-                Some(magnitude) => {
-                    if value < 0.0 {
-                        self.push("-");
-                    }
-                    integer(&mut self.out, magnitude);
-                }
-                None => display(&mut self.out, value),
-            },
-            Format::OpenMetrics => canonical(&mut self.out, value),
+        if self.openmetrics {
+            return canonical(&mut self.out, value);
         }
+        let Some(magnitude) = whole(value) else { return display(&mut self.out, value) };
+        if value < 0.0 {
+            self.push("-");
+        }
+        integer(&mut self.out, magnitude);
     }
 
     /// A float as a label's value.
     fn label_float(&mut self, value: f64) {
-        match self.format {
-            Format::Text => display(&mut self.out, value),
-            Format::OpenMetrics => canonical(&mut self.out, value),
-        }
+        let render = if self.openmetrics { canonical } else { display };
+        render(&mut self.out, value);
     }
 
     fn push(&mut self, text: &str) {
@@ -306,7 +309,7 @@ fn integer(out: &mut Vec<u8>, mut value: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-fn display(out: &mut Vec<u8>, value: impl std::fmt::Display) {
+fn display(out: &mut Vec<u8>, value: f64) {
     write_fmt(out, format_args!("{value}"));
 }
 

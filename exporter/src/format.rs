@@ -7,6 +7,8 @@ pub enum Format {
     Text,
     /// OpenMetrics text, version 1.0.0.
     OpenMetrics,
+    /// Length-delimited messages `io.prometheus.client.MetricFamily`: the one with native histograms.
+    Protobuf,
 }
 
 impl Format {
@@ -15,38 +17,50 @@ impl Format {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Protobuf => {
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+            }
         }
     }
 
-    /// Picks the format that a client's `Accept` header rates highest: text when it rates both alike, names neither or
-    /// is absent. Parameters other than the version (such as `escaping`) change nothing: every name that the agent
-    /// exports is a legacy name, the same under each escaping.
+    /// Picks the format that a client's `Accept` header rates highest: text when it rates others alike, names none or is
+    /// absent. Protobuf is only for those who name it. Parameters that say nothing of the format (such as `escaping`) change
+    /// nothing: every name that the agent exports is a legacy name, the same under each escaping.
     pub fn negotiate(accept: Option<&str>) -> Self {
         let accept = accept.unwrap_or_default();
-        let openmetrics = rating(accept, "application/*", "application/openmetrics-text", "1.0.0");
-        let text = rating(accept, "text/*", "text/plain", "0.0.4");
-        if openmetrics > text { Self::OpenMetrics } else { Self::Text }
+        let text = rating(accept, &["*/*", "text/*", "text/plain"], &[("version", "0.0.4")]);
+        let openmetrics = rating(
+            accept,
+            &["*/*", "application/*", "application/openmetrics-text"],
+            &[("version", "1.0.0")],
+        );
+        let messages = [("proto", "io.prometheus.client.MetricFamily"), ("encoding", "delimited")];
+        let protobuf = rating(accept, &["application/vnd.google.protobuf"], &messages);
+        let mut best = (Self::Text, text);
+        for other in [(Self::OpenMetrics, openmetrics), (Self::Protobuf, protobuf)] {
+            if other.1 > best.1 {
+                best = other;
+            }
+        }
+        best.0
     }
 }
 
-/// The weight that `accept` gives to a media type, by the most specific of the ranges that cover it; 0 without one.
-fn rating(accept: &str, group: &str, name: &str, version: &str) -> f64 {
+/// The weight that `accept` gives to a media type, by the most specific of the `ranges` that cover it, which come in ascending
+/// order, the type's own name last; 0 without one. Of the name, the parameters in `wanted` must not be others.
+fn rating(accept: &str, ranges: &[&str], wanted: &[(&str, &str)]) -> f64 {
     let covering = weighted(accept).filter_map(|(range, params, weight)| {
-        let specificity = if range.eq_ignore_ascii_case(name) {
-            let wanted = params.clone().find(|(key, _)| key.eq_ignore_ascii_case("version"));
-            match wanted {
-                None => 2,
-                Some((_, wanted)) if wanted == version => 3,
+        let specificity = ranges.iter().position(|own| own.eq_ignore_ascii_case(range))?;
+        let is_own = specificity + 1 == ranges.len();
+        let mut named = 0;
+        for (key, value) in params {
+            match wanted.iter().find(|(name, _)| is_own && name.eq_ignore_ascii_case(key)) {
+                Some((_, own)) if *own == value => named += 1,
                 Some(_) => return None,
+                None => {}
             }
-        } else if range.eq_ignore_ascii_case(group) {
-            1
-        } else if range == "*/*" {
-            0
-        } else {
-            return None;
-        };
-        Some((specificity, weight))
+        }
+        Some((specificity + named, weight))
     });
     covering.max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).map_or(0.0, |(_, weight)| weight)
 }
@@ -87,7 +101,12 @@ mod tests {
         let cases = [
             (prometheus_2, Format::OpenMetrics),
             (prometheus_3, Format::OpenMetrics),
-            (protobuf, Format::Text),
+            (protobuf, Format::Protobuf),
+            (
+                "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=text",
+                Format::Text,
+            ),
+            ("application/vnd.google.protobuf;proto=other;encoding=delimited,text/plain;q=0.1", Format::Text),
             ("", Format::Text),
             ("*/*", Format::Text),
             ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Format::Text),

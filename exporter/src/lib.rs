@@ -12,6 +12,7 @@ pub mod encode;
 pub mod format;
 pub mod http;
 pub mod probes;
+pub mod protobuf;
 pub mod registry;
 pub mod series;
 pub mod slots;

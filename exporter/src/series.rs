@@ -60,7 +60,7 @@ impl Sum {
     }
 
     /// The classic histogram with these upper bounds (ns), each of which is a bound of the kernel's buckets: exact.
-    pub fn histogram(&self, bounds: &[u64]) -> Histogram {
+    pub fn histogram(self, bounds: &[u64]) -> Histogram {
         let (mut at, mut seen) = (0, 0);
         let mut buckets = Vec::with_capacity(bounds.len());
         for &bound in bounds {
@@ -70,7 +70,8 @@ impl Sum {
             }
             buckets.push((bound as f64 / 1e9, seen));
         }
-        Histogram { buckets, sum: self.nanos as f64 / 1e9, count: self.count() }
+        let (sum, count) = (self.nanos as f64 / 1e9, self.count());
+        Histogram { buckets, sum, count, fine: Some(self.buckets) }
     }
 }
 

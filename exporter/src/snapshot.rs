@@ -2,7 +2,9 @@
 //!
 //! A scrape builds its families anew, so a series ends with its container: nothing long-lived is mutated.
 
-use std::{ops::Range, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
+
+use exporter_ebpf::histogram::BUCKETS;
 
 /// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +99,40 @@ fn push_label(text: &mut String, is_first: bool, name: &str, value: &str) {
     text.push('"');
 }
 
+/// The names and values of rendered labels, read back.
+pub fn pairs(text: &str) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (name, value) = rest.trim_start_matches(',').split_once("=\"")?;
+        let mut is_escaped = false;
+        let end = value.bytes().position(|byte| {
+            let is_end = byte == b'"' && !is_escaped;
+            is_escaped = byte == b'\\' && !is_escaped;
+            is_end
+        })?;
+        rest = &value[end + 1..];
+        Some((name, unescaped(&value[..end])))
+    })
+}
+
+fn unescaped(value: &str) -> Cow<'_, str> {
+    if !value.contains('\\') {
+        return value.into();
+    }
+    let (mut plain, mut chars) = (String::with_capacity(value.len()), value.chars());
+    while let Some(char) = chars.next() {
+        plain.push(match char {
+            '\\' => match chars.next() {
+                Some('n') => '\n',
+                Some(escaped) => escaped,
+                None => break,
+            },
+            other => other,
+        });
+    }
+    plain.into()
+}
+
 /// A histogram as a sample: cumulative counts at ascending upper bounds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Histogram {
@@ -106,6 +142,8 @@ pub struct Histogram {
     pub sum: f64,
     /// How many observations there were.
     pub count: u64,
+    /// Observations by the kernel's own buckets ([`exporter_ebpf::histogram`]), which a native histogram is made of.
+    pub fine: Option<Box<[u64; BUCKETS]>>,
 }
 
 /// What a sample says.

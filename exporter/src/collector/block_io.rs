@@ -142,7 +142,11 @@ fn emit(context: &Context<'_>, rows: &[(Key, u8, String, Sum)], out: &mut Snapsh
     let family = out.family(&LATENCY);
     for (key, number, device, sum) in rows {
         if sum.count() > 0 {
-            family.histogram(labels(key), &[device, operation(*number)], sum.histogram(&LATENCY_BOUNDS));
+            family.histogram(
+                labels(key),
+                &[device, operation(*number)],
+                sum.clone().histogram(&LATENCY_BOUNDS),
+            );
         }
     }
 }

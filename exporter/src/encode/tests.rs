@@ -64,31 +64,14 @@ fn metric_of(kind: Kind, (container, own, value): (&str, &str, &Value)) -> proto
     to
 }
 
-/// Reads rendered labels back, as a scraper does.
-fn pairs(mut text: &str) -> Vec<proto::LabelPair> {
-    let mut pairs = Vec::new();
-    while let Some((name, rest)) = text.split_once("=\"") {
-        let (mut value, mut chars) = (String::new(), rest.chars());
-        loop {
-            match chars.next() {
-                Some('"') => break,
-                Some('\\') => value.push(match chars.next() {
-                    Some('n') => '\n',
-                    Some(quoted @ ('"' | '\\')) => quoted,
-                    other => panic!("escape {other:?} in {rest}"),
-                }),
-                Some(plain) => value.push(plain),
-                None => panic!("no end in {rest}"),
-            }
-        }
+fn pairs(text: &str) -> Vec<proto::LabelPair> {
+    let pairs = snapshot::pairs(text).map(|(name, value)| {
         let mut pair = proto::LabelPair::default();
-        pair.set_name(name.trim_start_matches(',').to_owned());
-        pair.set_value(value);
-        pairs.push(pair);
-        text = chars.as_str();
-    }
-    assert_eq!(text, "", "what is after the last label");
-    pairs
+        pair.set_name(name.to_owned());
+        pair.set_value(value.into_owned());
+        pair
+    });
+    pairs.collect()
 }
 
 #[track_caller]
@@ -143,7 +126,7 @@ const EDGES: [f64; 27] = [
 ];
 
 fn histogram(buckets: &[(f64, u64)], sum: f64, count: u64) -> snapshot::Histogram {
-    snapshot::Histogram { buckets: buckets.to_vec(), sum, count }
+    snapshot::Histogram { buckets: buckets.to_vec(), sum, count, fine: None }
 }
 
 const AWKWARD: [(&str, &str); 3] = [("a", ""), ("b", "q\"b\\s\nn"), ("c", "é 漢字 \t{},=")];
