@@ -22,13 +22,13 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it; it scrapes the agent every second.
-    fn start(agent: &Agent) -> Self {
+    /// Starts it; it scrapes the agent every second, and `wants` more of it.
+    fn start(program: &str, agent: &Agent, wants: &str) -> Self {
         let directory = TempDir::new("prometheus");
         let config = directory.file(
             "prometheus.yml",
             format!(
-                "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\n\
+                "global: {{ scrape_interval: 1s, scrape_timeout: 1s{wants} }}\n\
                  scrape_configs:\n- job_name: podmeter\n  static_configs: [ {{ targets: [ '{}' ] }} ]\n",
                 agent.address
             ),
@@ -36,7 +36,7 @@ impl Prometheus {
         let address =
             TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").to_string();
         let log = std::fs::File::create(directory.path().join("log")).expect("a log");
-        let child = Command::new("prometheus")
+        let child = Command::new(program)
             .arg(format!("--config.file={config}"))
             .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))
             .arg(format!("--web.listen-address={address}"))
@@ -90,7 +90,7 @@ fn prometheus_scrapes_and_computes() {
     let server = lab.serve("127.0.0.1:0");
     let mut busy = lab.client.spawn(&["/bin/sh", "-c", "while :; do :; done"]);
     busy.go();
-    let prometheus = Prometheus::start(&lab.agent);
+    let prometheus = Prometheus::start("prometheus", &lab.agent, "");
     let mut talk = lab.talk();
     talk.say(&format!("open {}", server.v4()));
     let mut took = Vec::new();
@@ -128,6 +128,59 @@ fn prometheus_scrapes_and_computes() {
     );
     let log = prometheus.log();
     let complaints = log.lines().filter(|line| line.contains("level=warn") || line.contains("level=error"));
+    assert_eq!(complaints.collect::<Vec<_>>(), Vec::<&str>::new());
+}
+
+/// By protobuf, a current Prometheus takes every histogram twice, classic and native, and both say what the agent says.
+#[test]
+fn a_current_prometheus_takes_native_histograms() {
+    const DELAYS: [u64; 4] = [3, 7, 20, 45];
+    let program = std::env::var("PODMETER_PROMETHEUS").expect(
+        "`cargo xtask test` builds a current Prometheus; or set PODMETER_PROMETHEUS to the path of one",
+    );
+    let lab = Lab::whole(&[]);
+    let server = lab.serve("127.0.0.1:0");
+    let wants = ", scrape_native_histograms: true, always_scrape_classic_histograms: true";
+    let prometheus = Prometheus::start(&program, &lab.agent, wants);
+    let mut talk = lab.talk();
+    talk.say(&format!("open {}", server.v4()));
+    for delay in DELAYS {
+        talk.say(&format!("time 10 /delay/{delay}"));
+    }
+    let sent = 10 * DELAYS.len() as u64;
+    let scrape = lab.settled(sent, sent);
+    let id = &lab.server_id;
+    let name = "http_server_request_duration_seconds";
+    let native = format!("{name}{{id=\"{id}\"}}");
+    wait::until("all requests", || {
+        prometheus.query(&format!("histogram_count({native})")).filter(|count| *count == sent as f64)
+    });
+    // To the last bit.
+    let sum = scrape.value(&format!("{name}_sum"), &[("id", id)]);
+    assert_eq!(prometheus.query(&format!("histogram_sum({native})")), sum);
+    assert_eq!(prometheus.query(&format!("{name}_sum{{id=\"{id}\"}}")), sum);
+    let classic = buckets(&scrape, name, &[("id", id)]);
+    for &(bound, count) in &classic {
+        let le = if bound.is_infinite() { "+Inf".to_owned() } else { format!("{bound:?}") };
+        let taken = prometheus.query(&format!("{name}_bucket{{id=\"{id}\",le=\"{le}\"}}"));
+        assert_eq!(taken, Some(count as f64), "{le}");
+    }
+    // A quantile is in the same classic bucket, whichever histogram it is from; of the native one, whose buckets are 9 %
+    // wide, it is that close to what was waited for at least.
+    for (quantile, delay) in [(0.2, 3.0), (0.45, 7.0), (0.7, 20.0), (0.95, 45.0)] {
+        let of = |histogram: &str| {
+            let value = prometheus.query(&format!("histogram_quantile({quantile}, {histogram})"));
+            value.unwrap_or_else(|| panic!("no quantile {quantile} of {histogram}"))
+        };
+        let (fine, coarse) = (of(&native), of(&format!("{name}_bucket{{id=\"{id}\"}}")));
+        assert_eq!(bucket(&classic, fine), bucket(&classic, coarse), "{quantile}: {fine} and {coarse}");
+        assert!(fine > delay / 1e3 / 1.0906, "{quantile}: {fine}, and {delay} ms were waited");
+    }
+    // Native ones are there for the other signals as well.
+    let waits = "count(histogram_count(container_cpu_run_queue_latency_seconds) > 0)";
+    assert!(prometheus.query(waits) > Some(0.0));
+    let log = prometheus.log();
+    let complaints = log.lines().filter(|line| line.contains("level=WARN") || line.contains("level=ERROR"));
     assert_eq!(complaints.collect::<Vec<_>>(), Vec::<&str>::new());
 }
 

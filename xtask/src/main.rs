@@ -4,6 +4,7 @@ mod bench;
 mod command;
 mod doc;
 mod ebpf;
+mod go;
 mod install;
 mod test;
 

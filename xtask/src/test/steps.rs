@@ -12,6 +12,7 @@ use crate::{
     command::{cargo, find, is_root, output, root, run as run_command, succeeds, watch},
     doc,
     ebpf::{self, Warnings},
+    go::Module,
     install::{self, Tool},
 };
 
@@ -27,6 +28,14 @@ const LIVE_TOOLS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("curl", "curl"),
 ];
+
+/// Debian's is too old for native histograms as they are now. Without the tags it wants modules that are not to be had.
+const PROMETHEUS: Module = Module {
+    name: "prometheus",
+    package: "github.com/prometheus/prometheus/cmd/prometheus",
+    version: "v0.316.0",
+    tags: "remove_all_sd,enable_kubernetes_sd",
+};
 
 /// Where the live tests are.
 const LIVE: [&str; 4] = ["test", "--package=podmeter-tests", "--test=live", "--no-fail-fast"];
@@ -50,11 +59,14 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
         report.step("dependencies", |_| dependencies())?;
         report.step("METRICS.md is current", |_| doc::run(&doc::Options { check: true }))?;
     }
-    report.step("tests", |tally| tests(&["test", "--workspace", "--no-fail-fast"], filter, false, tally))?;
+    report.step("tests", |tally| tests(&["test", "--workspace", "--no-fail-fast"], filter, tally))?;
     if live {
         let agent = ["build", "--package=podmeter", "--bins"];
         report.step("the agent that the live tests start", |_| run_command(&mut cargo(agent)?))?;
-        report.step("live tests", |tally| tests(&LIVE, filter, true, tally))?;
+        report.step("a Prometheus with native histograms", |_| {
+            PROMETHEUS.ensure("by the live tests").map(drop)
+        })?;
+        report.step("live tests", |tally| live_tests(filter, tally))?;
     } else {
         report.step("live tests: SKIPPED", |tally| skip_live(options, tally))?;
     }
@@ -101,13 +113,22 @@ fn dependencies() -> Result<()> {
     run_command(deny(&["--workspace", "check", "--hide-inclusion-graph"])?.args(checks))
 }
 
-fn tests(arguments: &[&str], filter: Option<&str>, one_by_one: bool, tally: &mut Tally) -> Result<()> {
+fn tests(arguments: &[&str], filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     let mut command = cargo(arguments)?;
     command.arg("--").args(filter);
-    if one_by_one {
-        command.arg("--test-threads=1");
-    }
-    if !watch(&mut command, |line| tally.add(line))? {
+    watched(&mut command, arguments, tally)
+}
+
+/// One by one, with the programs that they find by their variables.
+fn live_tests(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
+    let mut command = cargo(LIVE)?;
+    command.arg("--").args(filter).arg("--test-threads=1");
+    command.env("PODMETER_PROMETHEUS", PROMETHEUS.ensure("by the live tests")?);
+    watched(&mut command, &LIVE, tally)
+}
+
+fn watched(command: &mut Command, arguments: &[&str], tally: &mut Tally) -> Result<()> {
+    if !watch(command, |line| tally.add(line))? {
         bail!("`cargo {}` failed; what it printed is above", arguments.join(" "));
     }
     Ok(())

@@ -1,0 +1,133 @@
+//! Programs that tests use and that no Debian package has: built from the Go module proxy, at a version that stays, once.
+
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    command::{find, output, run},
+    install,
+};
+
+/// The Go that is fetched where there is none, or one that is too old.
+const GO: &str = "1.26.8";
+
+/// A program that Go builds from its published source.
+pub(crate) struct Module {
+    /// The name of the program.
+    pub(crate) name: &'static str,
+    /// Its package.
+    pub(crate) package: &'static str,
+    /// The version of its module, exactly.
+    pub(crate) version: &'static str,
+    /// The build tags.
+    pub(crate) tags: &'static str,
+}
+
+impl Module {
+    /// The program's path, after building it if it is not there; `why` follows "needed" in what is printed.
+    pub(crate) fn ensure(&self, why: &str) -> Result<PathBuf> {
+        let directory = cache()?.join(format!("{}-{}", self.name, self.version));
+        let program = directory.join(self.name);
+        if program.is_file() {
+            return Ok(program);
+        }
+        println!("building {} {} with Go, which takes a few minutes: needed {why}", self.name, self.version);
+        let mut go = Command::new(go(why)?);
+        go.args(["install", "-trimpath", "-tags", self.tags])
+            .arg(format!("{}@{}", self.package, self.version));
+        go.env("GOBIN", &directory).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local");
+        run(&mut go).with_context(|| format!("cannot build {} {}, needed {why}", self.name, self.version))?;
+        if !program.is_file() {
+            bail!("Go has built no {}", program.display());
+        }
+        Ok(program)
+    }
+}
+
+/// Where programs are kept from one run to the next.
+fn cache() -> Result<PathBuf> {
+    let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    Ok(cache
+        .or_else(home)
+        .context("neither XDG_CACHE_HOME nor HOME says where to keep programs")?
+        .join("podmeter"))
+}
+
+/// A Go that is new enough.
+fn go(why: &str) -> Result<PathBuf> {
+    let known = [find("go"), Some(PathBuf::from("/usr/local/go/bin/go"))];
+    if let Some(go) = known.into_iter().flatten().find(|go| is_new_enough(go)) {
+        return Ok(go);
+    }
+    let fetched = cache()?.join(format!("go-{GO}/bin/go"));
+    if !is_new_enough(&fetched) {
+        fetch(why)?;
+    }
+    Ok(fetched)
+}
+
+fn is_new_enough(go: &Path) -> bool {
+    let said = output(Command::new(go).args(["env", "GOVERSION"])).unwrap_or_default();
+    version(&said).is_some_and(|found| Some(found) >= version(GO))
+}
+
+/// Major and minor of `go1.26.8` or `1.26.8`.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.trim().trim_start_matches("go").split('.');
+    let major = parts.next()?.parse().ok()?;
+    let minor = parts.next()?.trim_end_matches(|char: char| !char.is_ascii_digit()).parse().ok()?;
+    Some((major, minor))
+}
+
+/// Fetches a new Go as what newer ones fetch themselves as, a module, with whichever Debian has.
+fn fetch(why: &str) -> Result<()> {
+    if find("go").is_none() {
+        install::packages(&["golang-go"], why)?;
+    }
+    let go = find("go").context("no go, after installing it")?;
+    let arch = match env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => bail!("Go {GO} or newer is needed {why}: install it (there is none to fetch for {other})"),
+    };
+    println!("fetching Go {GO}: needed {why}");
+    let module = format!("golang.org/toolchain@v0.0.1-go{GO}.linux-{arch}");
+    let said = output(
+        Command::new(go)
+            .args(["mod", "download", "-json", &module])
+            .env("GOTOOLCHAIN", "local")
+            .current_dir("/"),
+    )?;
+    let said: serde_json::Value = serde_json::from_str(&said).context("what go says of a module")?;
+    let source = said["Dir"].as_str().with_context(|| format!("go has no folder of {module}"))?;
+    let to = cache()?.join(format!("go-{GO}"));
+    fs::create_dir_all(to.parent().context("a cache")?)?;
+    run(Command::new("cp").args(["--recursive", "--no-target-directory"]).arg(source).arg(&to))?;
+    // A module has no programs: they come without the right to run.
+    for folder in ["bin".to_owned(), format!("pkg/tool/linux_{arch}")] {
+        for entry in fs::read_dir(to.join(folder))? {
+            fs::set_permissions(entry?.path(), fs::Permissions::from_mode(0o755))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn reads_versions() {
+        assert_eq!(version("go1.26.8\n"), Some((1, 26)));
+        assert_eq!(version("go1.27rc1"), None, "no release");
+        assert!(version("go1.19.8") < version("1.26.8"));
+        assert_eq!(version("devel"), None);
+    }
+}
