@@ -95,6 +95,7 @@ pub fn build(config: &Agent) -> Registry {
             ("FREE_SLOTS", cgroups),
             ("CPU", cgroups),
             ("TCP", cgroups),
+            ("ACTIVE", cgroups),
             ("BANDWIDTHS", cgroups),
             ("MEMORY", cgroups),
             ("PRESSURES", cgroups),

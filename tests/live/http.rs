@@ -1,5 +1,6 @@
 //! Requests: counted exactly, at the server and at the client, whatever their bodies, connections and answers are.
 
+mod active;
 mod bodies;
 mod counts;
 mod deferred;

@@ -4,25 +4,30 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE},
-    btf_maps::{HashMap, SkStorage},
+    btf_maps::{Array, HashMap, SkStorage},
     helpers::generated::{bpf_sk_storage_get, bpf_skb_cgroup_id},
     macros::btf_map,
 };
 
 use super::{
-    DEFAULT_ROUTES, RouteKey, RouteLine, detail,
+    Active, DEFAULT_ROUTES, RouteKey, RouteLine, detail,
     head::{HEAD, Method, TARGET},
     route::{Hash, Route},
 };
 use crate::{
-    cgroup::probe::{owner, slot},
-    kernel::add,
+    cgroup::{
+        DEFAULT_SLOTS,
+        probe::{owner, slot},
+    },
+    kernel::{MMAPABLE, add},
     loss::{Loss, count},
     series::{Family, SeriesKey, kernel as series},
 };
 
 #[btf_map]
 pub(super) static CONNECTIONS: SkStorage<Connection> = SkStorage::new();
+#[btf_map]
+static ACTIVE: Array<Active, { DEFAULT_SLOTS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static ROUTES: HashMap<RouteKey, RouteLine, { DEFAULT_ROUTES as usize }> = HashMap::new();
 
@@ -191,6 +196,27 @@ fn admit(slot: u32, route: u64, line: &RouteLine) -> u64 {
         add(&raw mut (*owner).routes, 1);
     }
     route
+}
+
+/// Counts a request whose response has not begun. Only the walk before a scrape does, and one at a time.
+///
+/// # Safety
+/// `this` points to a connection.
+#[inline(always)]
+pub(super) unsafe fn waits(this: *const Connection) {
+    // SAFETY: the caller's; an array element.
+    unsafe {
+        match owner((*this).slot) {
+            Some(owner) if (*owner).key == (*this).cgroup || (*this).slot == 0 => (),
+            _ => return,
+        }
+        let Some(active) = ACTIVE.get_ptr_mut((*this).slot) else { return };
+        if (*this).role == SERVER {
+            (*active).server += 1;
+        } else {
+            (*active).client += 1;
+        }
+    }
 }
 
 /// Ends a request: one histogram observation.

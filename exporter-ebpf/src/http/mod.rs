@@ -2,9 +2,11 @@
 //!
 //! What: each request with its method, route, status and latency, in histograms that the kernel fills: no event per request.
 //! Hooks: `cgroup_skb` ingress and egress at the root of cgroup v2. Every path returns 1: a 0 would drop the packet.
-//! `iter/bpf_sk_storage_map` (5.9+), when scraped, ends the last requests of idle connections.
-//! Maps: `CONNECTIONS` (socket storage, 64 bytes), `DEFERRED` (connections that have no socket yet), `ROUTES` (slot and route hash -> the request line), rows of `series`.
-//! Metrics: `http_server_request_duration_seconds`, `http_client_request_duration_seconds`.
+//! `iter/bpf_sk_storage_map` (5.9+), when scraped, ends the last requests of idle connections and counts those that wait.
+//! Maps: `CONNECTIONS` (socket storage, 64 bytes), `DEFERRED` (connections that have no socket yet), `ACTIVE` (by slot: the requests that
+//! wait), `ROUTES` (slot and route hash -> the request line), rows of `series`.
+//! Metrics: `http_server_request_duration_seconds`, `http_client_request_duration_seconds`, `http_server_active_requests`,
+//! `http_client_active_requests`.
 //! Cost: see `cargo xtask bench`; README has the figure.
 //!
 //! Latency is from the first byte of the request at the socket to the last byte of the response: the server's view with its
@@ -27,15 +29,17 @@ pub const SIGNAL: Signal = Signal {
         Probe { program: "http_egress", hook: Hook::CgroupSkbEgress, fields: NONE, required: true },
         Probe { program: FLUSH, hook: Hook::IterSkStorage(CONNECTIONS), fields: NONE, required: false },
     ],
-    maps: &[CONNECTIONS, "DEFERRED", ROUTES],
+    maps: &[CONNECTIONS, "DEFERRED", ACTIVE, ROUTES],
 };
 
 const NONE: &[Field] = &[];
 
-/// The program that ends the last requests of idle connections.
+/// The program that ends the last requests of idle connections, and counts the requests that wait.
 pub const FLUSH: &str = "http_flush";
 /// The socket storage.
 pub const CONNECTIONS: &str = "CONNECTIONS";
+/// The map of [`Active`], by slot: user space sets it to 0 before a walk.
+pub const ACTIVE: &str = "ACTIVE";
 /// The map of routes.
 pub const ROUTES: &str = "ROUTES";
 
@@ -43,6 +47,17 @@ pub const ROUTES: &str = "ROUTES";
 pub const IDLE: u64 = 2_000_000_000;
 /// How many routes all cgroups together can have unless a flag says otherwise.
 pub const DEFAULT_ROUTES: u32 = 4096;
+
+layout! {
+    /// Requests of a cgroup whose response has not begun.
+    pub struct Active {
+        /// Those that it has to answer.
+        pub server: u32,
+        /// Those that it made.
+        pub client: u32,
+    }
+    size 8
+}
 
 layout! {
     /// A route of a cgroup.

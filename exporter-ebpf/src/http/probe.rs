@@ -357,6 +357,9 @@ extern "C" fn http_flush(ctx: *const SkStorageIter<Connection>) -> i32 {
         if this.is_null() {
             return 0;
         }
+        if (*this).phase == AWAITING {
+            connection::waits(this);
+        }
         if (*this).phase == RESPONDING && bpf_ktime_get_ns().saturating_sub((*this).last) > super::IDLE {
             connection::end(this);
         }

@@ -1,12 +1,12 @@
 //! HTTP requests. The kernel half is `exporter-ebpf/src/http/`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Context as _;
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use exporter_ebpf::{
     http::{
-        CONNECTIONS, FLUSH, ROUTES, RouteKey, RouteLine, SIGNAL,
+        ACTIVE, Active, CONNECTIONS, FLUSH, ROUTES, RouteKey, RouteLine, SIGNAL,
         head::TARGET,
         parse_detail,
         route::{Route, Text},
@@ -16,10 +16,10 @@ use exporter_ebpf::{
 
 use super::{Collector, Context, Start};
 use crate::{
-    cgroup::tree::Released,
+    cgroup::tree::{Released, WorkloadId},
     probes::Probes,
     snapshot::{Kind, Metric, Snapshot},
-    sys::IterLink,
+    sys::{IterLink, MappedArray},
 };
 
 const LABELS: &[&str] = &["http_request_method", "http_response_status_code", "http_route"];
@@ -37,8 +37,21 @@ static CLIENT: Metric = Metric::container(
     "Requests made: from the first byte of the request at the socket to the last byte of the response.",
 );
 
+static SERVER_ACTIVE: Metric = Metric::container(
+    "http_server_active_requests",
+    Kind::Gauge,
+    &[],
+    "Requests that have arrived and whose response has not begun, in this moment: those that are worked on, and the queue.",
+);
+static CLIENT_ACTIVE: Metric = Metric::container(
+    "http_client_active_requests",
+    Kind::Gauge,
+    &[],
+    "Requests that were made and whose response has not begun, in this moment.",
+);
+
 /// The metrics of this signal.
-pub static METRICS: &[&Metric] = &[&SERVER, &CLIENT];
+pub static METRICS: &[&Metric] = &[&SERVER, &CLIENT, &SERVER_ACTIVE, &CLIENT_ACTIVE];
 
 /// Upper bounds of the duration buckets, ns: those of OpenTelemetry's semantic conventions, 5 ms to 10 s.
 pub const DURATION_BOUNDS: [u64; 14] = [
@@ -69,9 +82,12 @@ pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
     Ok(Box::new(Collect::new(start.probes)?))
 }
 
+const NONE: Active = Active { server: 0, client: 0 };
+
 /// The collector.
 struct Collect {
     flush: Option<IterLink>,
+    active: MappedArray<Active>,
     routes: BpfHashMap<MapData, RouteKey, RouteLine>,
     /// The texts of the routes, by hash, which is that of the text: what a cgroup that is gone had counted keeps its route.
     texts: HashMap<u64, String>,
@@ -89,7 +105,33 @@ impl Collect {
         } else {
             None
         };
-        Ok(Self { flush, routes: probes.take(ROUTES)?, texts: HashMap::new() })
+        let active = probes.array(ACTIVE)?;
+        Ok(Self { flush, active, routes: probes.take(ROUTES)?, texts: HashMap::new() })
+    }
+
+    /// Emits the requests that wait, of server and client; `counts` has the workloads that are shown in any case.
+    fn emit_active(
+        &self,
+        context: &Context<'_>,
+        mut counts: [BTreeMap<WorkloadId, u64>; 2],
+        out: &mut Snapshot,
+    ) {
+        for (slot, owner) in context.owners.iter().enumerate() {
+            let (Some(owner), Some(active)) = (owner, self.active.get(slot as u32)) else { continue };
+            for (counts, active) in counts.iter_mut().zip([active.server, active.client]) {
+                if active > 0 {
+                    *counts.entry(*owner).or_default() += u64::from(active);
+                }
+            }
+        }
+        for (metric, counts) in [&SERVER_ACTIVE, &CLIENT_ACTIVE].into_iter().zip(counts) {
+            let family = out.family(metric);
+            for (workload, count) in counts {
+                if let Some(workload) = context.tree.get(workload) {
+                    family.value(&workload.labels, &[], count as f64);
+                }
+            }
+        }
     }
 
     /// The text of a route; `None` for a hash whose line is not there, of a slot that was given anew in this moment.
@@ -122,13 +164,23 @@ impl Collector for Collect {
     }
 
     fn settle(&mut self) -> anyhow::Result<()> {
-        self.flush.as_ref().map_or(Ok(()), IterLink::walk).context("idle connections")
+        for slot in 0..self.active.len() {
+            if self.active.get(slot).is_some_and(|active| active != NONE) {
+                self.active.set(slot, NONE);
+            }
+        }
+        self.flush.as_ref().map_or(Ok(()), IterLink::walk).context("the connections")
     }
 
     fn collect(&mut self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
         let mut seen = HashSet::new();
-        for (metric, family) in [(&SERVER, Family::HttpServer), (&CLIENT, Family::HttpClient)] {
+        let mut active = [BTreeMap::new(), BTreeMap::new()];
+        for (side, (metric, family)) in
+            [(&SERVER, Family::HttpServer), (&CLIENT, Family::HttpClient)].into_iter().enumerate()
+        {
             let rows = context.rows(family);
+            // Who ever had a request has none now, unless it is counted below.
+            active[side].extend(rows.iter().map(|(key, _)| (key.workload, 0)));
             let family = out.family(metric);
             for (key, sum) in rows {
                 let (Some(workload), (Some(method), status)) =
@@ -144,6 +196,9 @@ impl Collector for Collect {
             }
         }
         self.texts.retain(|route, _| seen.contains(route));
+        if self.flush.is_some() {
+            self.emit_active(context, active, out);
+        }
         Ok(())
     }
 
