@@ -16,6 +16,7 @@
 //! looks like a request, HEAD, 204 and 304 need no special case that way.
 
 pub mod head;
+pub mod length;
 pub mod route;
 
 use crate::{Field, Hook, Probe, Signal, layout::layout};
