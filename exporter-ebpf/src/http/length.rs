@@ -1,18 +1,23 @@
-//! How long a request's body is: `Content-Length`, looked for in the first KiB of its head.
+//! How long a request's body is: `Content-Length`, looked for in the first 512 bytes of its head.
 //!
 //! Eight bytes at a time: a newline is searched for in a word, and only what follows one is compared. About an instruction per
 //! byte, and only for methods that have a body.
 
 /// How much of a head is looked at, bytes.
-pub const WINDOW: usize = 1024;
+pub const WINDOW: usize = 512;
 /// What a load may touch beyond it.
 const SLACK: usize = 32;
 
-/// The first bytes of a head, and zeros after the last.
+/// The first bytes of a head, and anything after those that are there.
 #[repr(C, align(8))]
 pub struct Window {
     /// The bytes.
     pub bytes: [u8; WINDOW + SLACK],
+    /// How many of them are there, and where the value of the header begins. In memory, which the verifier does not follow:
+    /// it would else look at what comes next once for everything that it could know of either.
+    available: u64,
+    value: u64,
+    head: u64,
 }
 
 /// A request's head and body, bytes.
@@ -50,6 +55,13 @@ fn hidden(value: usize) -> usize {
 }
 
 impl Window {
+    /// Whether there is a byte at `at`.
+    #[inline(always)]
+    fn has(&self, at: usize) -> bool {
+        // SAFETY: the window's own field.
+        (at as u64) < unsafe { (&raw const self.available).read_volatile() }
+    }
+
     /// The word at `at`, which need not be aligned; 0 beyond the window.
     #[inline(always)]
     fn word(&self, at: usize) -> u64 {
@@ -65,41 +77,60 @@ impl Window {
 /// Finds the end of a head of which `available` bytes are in the window, and its `Content-Length`; `None` when either is not
 /// there, or the length is no number.
 #[inline(always)]
-pub fn framing(window: &Window, available: usize) -> Option<Framing> {
-    let (mut value, mut at) = (0, 0);
+pub fn framing(window: &mut Window, available: usize) -> Option<Framing> {
+    // SAFETY: the window's own fields.
+    unsafe {
+        (&raw mut window.available).write_volatile(available as u64);
+        (&raw mut window.value).write_volatile(0);
+    }
+    if !end(window) {
+        return None;
+    }
+    // SAFETY: as above.
+    let (head, value) =
+        unsafe { ((&raw const window.head).read_volatile(), (&raw const window.value).read_volatile()) };
+    if head > available as u64 {
+        return None;
+    }
+    Some(Framing { head: head as u32, body: number(window, value as usize)? })
+}
+
+/// Whether the head's last line begins within what is there; leaves in the window where it ends, and where the header's value
+/// begins.
+#[inline(always)]
+fn end(window: &mut Window) -> bool {
+    let mut at = 0;
     while at < WINDOW {
-        if at >= available {
-            return None;
+        if !window.has(at) {
+            return false;
         }
         let word = window.word(at) ^ NEWLINES;
         // The highest bit of each byte that is 0.
         let mut hits = !(((word & LOW) + LOW) | word | LOW);
         let mut seen = 0;
-        // A line has two bytes at least, so that four may end in a word.
-        while hits != 0 && seen < 4 {
+        // The shortest line, `a:`, has four bytes: no more than two end in a word.
+        while hits != 0 && seen < 2 {
             let lowest = hits & hits.wrapping_neg();
             hits ^= lowest;
             seen += 1;
             let line = at + ((lowest >> 7).wrapping_mul(NUMBERS) >> 56) as usize + 1;
-            if line >= available {
-                return None;
+            if !window.has(line) {
+                return false;
             }
             let first = window.word(line);
             if first as u16 == u16::from_le_bytes(*b"\r\n") {
-                let head = line + 2;
-                return if head <= available {
-                    number(window, value).map(|body| Framing { head: head as u32, body })
-                } else {
-                    None
-                };
+                // SAFETY: the window's own field.
+                unsafe { (&raw mut window.head).write_volatile(line as u64 + 2) };
+                return true;
             }
             if first | LOWERCASE == CONTENT && (window.word(line + 8) | LOWERCASE) & SEVEN == LENGTH {
-                value = line + 15;
+                // SAFETY: the window's own field.
+                unsafe { (&raw mut window.value).write_volatile(line as u64 + 15) };
             }
         }
         at += 8;
     }
-    None
+    false
 }
 
 /// The number in a header's value that begins at `at`; 0 is no value.
@@ -108,11 +139,11 @@ fn number(window: &Window, at: usize) -> Option<u32> {
     if at == 0 {
         return None;
     }
-    let (mut value, mut digits, mut i) = (0_u64, 0, 0);
+    let (mut value, mut is_number, mut i) = (0_u64, false, 0);
     while i < 16 {
         let byte = window.word(at + i) as u8;
         i += 1;
-        if digits == 0 && (byte == b' ' || byte == b'\t') {
+        if !is_number && (byte == b' ' || byte == b'\t') {
             continue;
         }
         let digit = byte.wrapping_sub(b'0');
@@ -120,9 +151,9 @@ fn number(window: &Window, at: usize) -> Option<u32> {
             break;
         }
         value = value * 10 + u64::from(digit);
-        digits += 1;
+        is_number = true;
     }
-    if digits > 0 && value < MOST { Some(value as u32) } else { None }
+    if is_number && value < MOST { Some(value as u32) } else { None }
 }
 
 #[cfg(test)]
@@ -132,10 +163,10 @@ mod tests {
     use super::*;
 
     fn of(text: &[u8]) -> Option<Framing> {
-        let mut window = Window { bytes: [0; WINDOW + SLACK] };
+        let mut window = Window { bytes: [0; WINDOW + SLACK], available: 0, value: 0, head: 0 };
         let available = text.len().min(WINDOW);
         window.bytes[..available].copy_from_slice(&text[..available]);
-        framing(&window, available)
+        framing(&mut window, available)
     }
 
     #[test]

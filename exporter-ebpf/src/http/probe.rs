@@ -4,8 +4,9 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     bindings::__sk_buff,
+    btf_maps::PerCpuArray,
     helpers::{bpf_ktime_get_ns, generated::bpf_skb_load_bytes},
-    macros::cgroup_skb,
+    macros::{btf_map, cgroup_skb},
     programs::SkBuffContext,
 };
 use aya_log_ebpf::debug;
@@ -15,6 +16,7 @@ use super::{
     connection::{self, AWAITING, CLIENT, Connection, IDLE, OPAQUE, RESPONDING, SERVER},
     deferred,
     head::{HEAD, Method, Start, start, status},
+    length::{WINDOW, Window, framing},
 };
 use crate::{
     kernel::SkStorageIter,
@@ -150,9 +152,9 @@ impl Segment {
         unsafe { bpf_ktime_get_ns() }
     }
 
-    /// Copies the payload's first bytes; the rest stays 0.
+    /// Copies the payload's first bytes, or those after what is to `skip`; the rest stays 0.
     #[inline(always)]
-    fn load(&self, line: &mut RouteLine) -> bool {
+    fn load(&self, line: &mut RouteLine, skip: u32) -> bool {
         let words = line.bytes.as_mut_ptr().cast::<u64>();
         let mut i = 0;
         while i < HEAD / 8 {
@@ -160,7 +162,7 @@ impl Segment {
             unsafe { words.add(i).write_volatile(0) };
             i += 1;
         }
-        let mut len = self.len;
+        let mut len = self.len - skip;
         // SAFETY: nothing: it keeps LLVM from proving away the check that the verifier needs.
         unsafe { core::arch::asm!("{0} = {0}", inout(reg) len, options(nomem, nostack)) };
         if len == 0 {
@@ -170,7 +172,9 @@ impl Segment {
             len = HEAD as u32;
         }
         // SAFETY: `len` is at most the size of the array.
-        unsafe { bpf_skb_load_bytes(self.skb.cast(), self.offset, line.bytes.as_mut_ptr().cast(), len) == 0 }
+        unsafe {
+            bpf_skb_load_bytes(self.skb.cast(), self.offset + skip, line.bytes.as_mut_ptr().cast(), len) == 0
+        }
     }
 
     /// A payload on a connection whose role is not known: finds it; whether requests go this way.
@@ -183,7 +187,7 @@ impl Segment {
         // SAFETY: load() fills what is read; the caller's.
         unsafe {
             let line = &mut *line.as_mut_ptr();
-            if !self.load(line) {
+            if !self.load(line, 0) {
                 return false;
             }
             match start(&line.bytes) {
@@ -219,21 +223,41 @@ impl Segment {
                 // A retransmission: already counted.
                 return;
             }
+            let end = (*this).body_end;
+            let mut skip = 0;
+            if end != 0 {
+                if next.wrapping_sub(end) as i32 <= 0 {
+                    // The body of the request, not looked at, whether its answer has begun or not.
+                    (*this).request_next = next;
+                    return;
+                }
+                // The next head follows the body, here or at the segment's beginning.
+                if end.wrapping_sub(self.seq) as i32 > 0 {
+                    skip = end.wrapping_sub(self.seq);
+                }
+            }
             let waiting = (*this).phase == AWAITING;
-            if waiting && !bodiless((*this).method) && !(*this).interim {
-                // The body of the request: not looked at.
+            if waiting && end == 0 && !bodiless((*this).method) && !(*this).interim {
+                // A body of unknown length.
                 (*this).request_next = next;
                 return;
             }
+            // By way of memory, so that to the verifier it is one number, and what follows is verified once.
+            let zero = &raw mut (*this).zero;
+            zero.write_volatile(skip);
+            let skip = zero.read_volatile();
+            zero.write_volatile(0);
             let mut line = MaybeUninit::<RouteLine>::uninit();
             let line = &mut *line.as_mut_ptr();
-            if !self.load(line) {
+            if !self.load(line, skip) {
                 return;
             }
             // What is no head may have overtaken its head, which then comes with a lower number.
             let Start::Request(method, target) = start(&line.bytes) else { return };
             (*this).request_next = next;
             if waiting && !(*this).interim {
+                // Its own body is not known either.
+                (*this).body_end = 0;
                 count(Loss::RequestPipelined);
                 return;
             }
@@ -246,7 +270,19 @@ impl Segment {
             }
             line.target = target as u32;
             line.reserved = 0;
-            connection::begin(this, self.skb, line, method, self.len, self.now());
+            connection::begin(this, self.skb, line, method, self.len - skip, self.now());
+            // From memory: known to the verifier, it would have it verify all of the above once for each method.
+            let method = (&raw const (*this).method).read_volatile();
+            (*this).body_end = if bodiless(method) {
+                0
+            } else {
+                body_end(self.skb, self.offset + skip, self.seq.wrapping_add(skip), self.len - skip)
+            };
+            if (*this).body_end != 0 && next.wrapping_sub((*this).body_end) as i32 > 0 {
+                // Another request in the same segment.
+                (*this).body_end = 0;
+                count(Loss::RequestPipelined);
+            }
         }
     }
 
@@ -325,6 +361,38 @@ impl Segment {
                 }
                 _ => (),
             }
+        }
+    }
+}
+
+/// The heads of requests with a body, one at a time on each CPU: a packet program is not interrupted by another.
+#[btf_map]
+static HEADS: PerCpuArray<Window, 1> = PerCpuArray::new();
+
+/// The sequence number after the body of the request whose head begins at `offset` into the packet and at `seq`, of which
+/// `len` bytes are there; 0 where it is not known.
+///
+/// Not inlined: the verifier has enough to do where this is called.
+#[inline(never)]
+fn body_end(skb: *mut __sk_buff, offset: u32, seq: u32, len: u32) -> u32 {
+    let Some(window) = HEADS.get_ptr_mut(0) else { return 0 };
+    let mut len = len;
+    // SAFETY: nothing: it keeps LLVM from proving away the check that the verifier needs.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) len, options(nomem, nostack)) };
+    if len == 0 {
+        return 0;
+    }
+    if len > WINDOW as u32 {
+        len = WINDOW as u32;
+    }
+    // SAFETY: this CPU's element; `len` is at most what is loaded for, and what is left of an earlier head is not looked at.
+    unsafe {
+        if bpf_skb_load_bytes(skb.cast(), offset, (&raw mut (*window).bytes).cast(), len) != 0 {
+            return 0;
+        }
+        match framing(&mut *window, len as usize) {
+            Some(framing) => seq.wrapping_add(framing.head).wrapping_add(framing.body),
+            None => 0,
         }
     }
 }
