@@ -1,7 +1,8 @@
 //! How long a request's body is: `Content-Length`, looked for in the first 512 bytes of its head.
 //!
 //! Eight bytes at a time: a newline is searched for in a word, and only what follows one is compared. About an instruction per
-//! byte, and only for methods that have a body.
+//! byte, and only for methods that have a body. Cost: 250 ns for a head of 200 bytes (6.18, wrk's POST against its GET, where
+//! a packet of the GET costs 410 ns with the hook).
 
 /// How much of a head is looked at, bytes.
 pub const WINDOW: usize = 512;
