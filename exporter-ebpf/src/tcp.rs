@@ -42,7 +42,7 @@ pub const SIGNAL: Signal = Signal {
         // Without it a connection counts when it closes.
         Probe { program: WALK, hook: Hook::IterSkStorage(SOCKETS), fields: SOCKET_FIELDS, required: false },
         // Without it what was open before does not count.
-        Probe { program: ADOPT, hook: Hook::IterTaskFile, fields: ADOPT_FIELDS, required: false },
+        Probe { program: ADOPT, hook: Hook::IterTaskFile, fields: SOCKET_FIELDS, required: false },
     ],
     maps: &[TCP, SOCKETS],
 };
@@ -63,29 +63,14 @@ const SOCKET_FIELDS: &[Field] = &[
     Field { global: "SOCK_ERR", source: Source::Offset("sock", &["sk_err"]) },
     Field { global: "SOCK_FLAGS", source: Source::Offset("sock", &["__sk_common.skc_flags"]) },
     Field { global: "SOCK_DONE", source: Source::Enumerator("sock_flags", "SOCK_DONE") },
+    // From an open file to its socket.
+    Field { global: "SOCKET_SK", source: Source::Offset("socket", &["sk"]) },
     // Of 4.18 and 4.19.
     Field { global: "TCP_BYTES_RECEIVED", source: Source::Offset("tcp_sock", &["bytes_received"]) },
     Field { global: "TCP_BYTES_SENT", source: Source::Offset("tcp_sock", &["bytes_sent"]) },
     Field { global: "TCP_BYTES_RETRANS", source: Source::Offset("tcp_sock", &["bytes_retrans"]) },
     Field { global: "TCP_TOTAL_RETRANS", source: Source::Offset("tcp_sock", &["total_retrans"]) },
     Field { global: "TCP_SRTT", source: Source::Offset("tcp_sock", &["srtt_us"]) },
-];
-
-const ADOPT_FIELDS: &[Field] = &[
-    SOCKET_FIELDS[0],
-    SOCKET_FIELDS[1],
-    SOCKET_FIELDS[2],
-    SOCKET_FIELDS[3],
-    SOCKET_FIELDS[4],
-    SOCKET_FIELDS[5],
-    SOCKET_FIELDS[6],
-    SOCKET_FIELDS[7],
-    SOCKET_FIELDS[8],
-    SOCKET_FIELDS[9],
-    SOCKET_FIELDS[10],
-    SOCKET_FIELDS[11],
-    SOCKET_FIELDS[12],
-    Field { global: "SOCKET_SK", source: Source::Offset("socket", &["sk"]) },
 ];
 
 /// The map of [`Tcp`], by slot.
