@@ -36,7 +36,7 @@ static ROUTES: HashMap<RouteKey, RouteLine, { DEFAULT_ROUTES as usize }> = HashM
 static HTTP_ROUTE_BUDGET: aya_ebpf::Global<u32> = aya_ebpf::Global::new(100);
 
 /// A connection, in its socket's storage: one cache line. The direction of requests writes `start`, `route`, `method`,
-/// `request_next`, `body_end`; that of responses writes `last`, `status`, `response_next`; `phase` passes from one to the other.
+/// `request_next`; that of responses writes `last`, `status`, `response_next`; `phase` passes from one to the other.
 #[repr(C)]
 pub(super) struct Connection {
     /// When the request began, ns.
@@ -65,9 +65,7 @@ pub(super) struct Connection {
     pub(super) interim: bool,
     /// Always 0, which the verifier does not know: what is computed with it is unknown to it, and a loop is then verified once
     /// rather than once for every value that it could tell.
-    pub(super) zero: u32,
-    /// The sequence number after the request's body; 0 where its length is not known.
-    pub(super) body_end: u32,
+    zero: u64,
 }
 const _: () = assert!(size_of::<Connection>() == 64);
 
@@ -90,7 +88,6 @@ impl Connection {
         target: 0,
         interim: false,
         zero: 0,
-        body_end: 0,
     };
 }
 
@@ -150,12 +147,8 @@ pub(super) unsafe fn begin(
         // By way of memory, for the same reason.
         core::ptr::write_volatile(&raw mut (*this).target, line.target as u8);
         let target = core::ptr::read_volatile(&raw const (*this).target);
-        let route = route(
-            line,
-            usize::from(target),
-            available,
-            u64::from(core::ptr::read_volatile(&raw const (*this).zero)),
-        );
+        let route =
+            route(line, usize::from(target), available, core::ptr::read_volatile(&raw const (*this).zero));
         if route != (*this).route {
             (*this).route = if route == 0 { 0 } else { admit((*this).slot, route, line) };
         }

@@ -4,9 +4,8 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    btf_maps::PerCpuArray,
     helpers::{bpf_ktime_get_ns, generated::bpf_skb_load_bytes},
-    macros::{btf_map, cgroup_skb},
+    macros::cgroup_skb,
     programs::SkBuffContext,
 };
 use aya_log_ebpf::debug;
@@ -16,7 +15,6 @@ use super::{
     connection::{self, AWAITING, CLIENT, Connection, IDLE, OPAQUE, RESPONDING, SERVER},
     deferred,
     head::{HEAD, Method, Start, start, status},
-    length::{WINDOW, Window, framing},
 };
 use crate::{
     kernel::SkStorageIter,
@@ -152,9 +150,9 @@ impl Segment {
         unsafe { bpf_ktime_get_ns() }
     }
 
-    /// Copies the payload's first bytes, or those after what is to `skip`; the rest stays 0.
+    /// Copies the payload's first bytes; the rest stays 0.
     #[inline(always)]
-    fn load(&self, line: &mut RouteLine, skip: u32) -> bool {
+    fn load(&self, line: &mut RouteLine) -> bool {
         let words = line.bytes.as_mut_ptr().cast::<u64>();
         let mut i = 0;
         while i < HEAD / 8 {
@@ -162,7 +160,7 @@ impl Segment {
             unsafe { words.add(i).write_volatile(0) };
             i += 1;
         }
-        let mut len = self.len - skip;
+        let mut len = self.len;
         // SAFETY: nothing: it keeps LLVM from proving away the check that the verifier needs.
         unsafe { core::arch::asm!("{0} = {0}", inout(reg) len, options(nomem, nostack)) };
         if len == 0 {
@@ -172,9 +170,7 @@ impl Segment {
             len = HEAD as u32;
         }
         // SAFETY: `len` is at most the size of the array.
-        unsafe {
-            bpf_skb_load_bytes(self.skb.cast(), self.offset + skip, line.bytes.as_mut_ptr().cast(), len) == 0
-        }
+        unsafe { bpf_skb_load_bytes(self.skb.cast(), self.offset, line.bytes.as_mut_ptr().cast(), len) == 0 }
     }
 
     /// A payload on a connection whose role is not known: finds it; whether requests go this way.
@@ -187,7 +183,7 @@ impl Segment {
         // SAFETY: load() fills what is read; the caller's.
         unsafe {
             let line = &mut *line.as_mut_ptr();
-            if !self.load(line, 0) {
+            if !self.load(line) {
                 return false;
             }
             match start(&line.bytes) {
@@ -223,41 +219,21 @@ impl Segment {
                 // A retransmission: already counted.
                 return;
             }
-            let end = (*this).body_end;
-            let mut skip = 0;
-            if end != 0 {
-                if next.wrapping_sub(end) as i32 <= 0 {
-                    // The body of the request, not looked at, whether its answer has begun or not.
-                    (*this).request_next = next;
-                    return;
-                }
-                // The next head follows the body, here or at the segment's beginning.
-                if end.wrapping_sub(self.seq) as i32 > 0 {
-                    skip = end.wrapping_sub(self.seq);
-                }
-            }
             let waiting = (*this).phase == AWAITING;
-            if waiting && end == 0 && !bodiless((*this).method) && !(*this).interim {
-                // A body of unknown length.
+            if waiting && !bodiless((*this).method) && !(*this).interim {
+                // The body of the request: not looked at.
                 (*this).request_next = next;
                 return;
             }
-            // By way of memory, so that to the verifier it is one number, and what follows is verified once.
-            let zero = &raw mut (*this).zero;
-            zero.write_volatile(skip);
-            let skip = zero.read_volatile();
-            zero.write_volatile(0);
             let mut line = MaybeUninit::<RouteLine>::uninit();
             let line = &mut *line.as_mut_ptr();
-            if !self.load(line, skip) {
+            if !self.load(line) {
                 return;
             }
             // What is no head may have overtaken its head, which then comes with a lower number.
             let Start::Request(method, target) = start(&line.bytes) else { return };
             (*this).request_next = next;
             if waiting && !(*this).interim {
-                // Its own body is not known either.
-                (*this).body_end = 0;
                 count(Loss::RequestPipelined);
                 return;
             }
@@ -270,19 +246,7 @@ impl Segment {
             }
             line.target = target as u32;
             line.reserved = 0;
-            connection::begin(this, self.skb, line, method, self.len - skip, self.now());
-            // From memory: known to the verifier, it would have it verify all of the above once for each method.
-            let method = (&raw const (*this).method).read_volatile();
-            (*this).body_end = if bodiless(method) {
-                0
-            } else {
-                body_end(self.skb, self.offset + skip, self.seq.wrapping_add(skip), self.len - skip)
-            };
-            if (*this).body_end != 0 && next.wrapping_sub((*this).body_end) as i32 > 0 {
-                // Another request in the same segment.
-                (*this).body_end = 0;
-                count(Loss::RequestPipelined);
-            }
+            connection::begin(this, self.skb, line, method, self.len, self.now());
         }
     }
 
@@ -361,38 +325,6 @@ impl Segment {
                 }
                 _ => (),
             }
-        }
-    }
-}
-
-/// The heads of requests with a body, one at a time on each CPU: a packet program is not interrupted by another.
-#[btf_map]
-static HEADS: PerCpuArray<Window, 1> = PerCpuArray::new();
-
-/// The sequence number after the body of the request whose head begins at `offset` into the packet and at `seq`, of which
-/// `len` bytes are there; 0 where it is not known.
-///
-/// Not inlined: the verifier has enough to do where this is called.
-#[inline(never)]
-fn body_end(skb: *mut __sk_buff, offset: u32, seq: u32, len: u32) -> u32 {
-    let Some(window) = HEADS.get_ptr_mut(0) else { return 0 };
-    let mut len = len;
-    // SAFETY: nothing: it keeps LLVM from proving away the check that the verifier needs.
-    unsafe { core::arch::asm!("{0} = {0}", inout(reg) len, options(nomem, nostack)) };
-    if len == 0 {
-        return 0;
-    }
-    if len > WINDOW as u32 {
-        len = WINDOW as u32;
-    }
-    // SAFETY: this CPU's element; `len` is at most what is loaded for, and what is left of an earlier head is not looked at.
-    unsafe {
-        if bpf_skb_load_bytes(skb.cast(), offset, (&raw mut (*window).bytes).cast(), len) != 0 {
-            return 0;
-        }
-        match framing(&mut *window, len as usize) {
-            Some(framing) => seq.wrapping_add(framing.head).wrapping_add(framing.body),
-            None => 0,
         }
     }
 }

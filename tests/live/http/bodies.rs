@@ -2,10 +2,7 @@
 
 use podmeter_tests::{scrape::Scrape, temp::TempDir};
 
-use super::{
-    lab::{Lab, Server, Talk},
-    wrk::Nginx,
-};
+use super::lab::{Lab, Server, Talk};
 
 const MEGABYTE: usize = 1_000_000;
 
@@ -176,27 +173,5 @@ fn a_status_line_of_its_own_is_an_answer() {
     }
     talk.say("close");
     let scrape = lab.settled(2, 2);
-    assert_eq!(Lab::lost_in_all(&scrape), 0, "{}", lab.story(&scrape));
-}
-
-/// nginx answers before it has read the body, and curl goes on with the next request: its head is in the segment of the last
-/// bytes of the body, where only its length tells it from them.
-#[test]
-fn an_answer_may_come_before_the_body() {
-    const UPLOADS: u64 = 30;
-    let lab = Lab::alone(&[]);
-    let nginx = Nginx::start(&lab, "");
-    let directory = TempDir::new("early");
-    // What looks like a head, in the midst of a body.
-    let body = "POST /fake HTTP/1.1\r\nContent-Length: 3\r\n\r\nGET /fake HTTP/1.1\r\n\r\n".repeat(13_000);
-    let data = format!("@{}", directory.file("body", body));
-    let url = format!("http://{}/upload?[1-{UPLOADS}]", nginx.address);
-    let flags =
-        ["--output", "/dev/null", "--write-out", "%{http_code} %{num_connects}\n", "--header", "Expect:"];
-    let said = lab.curl(&[&flags[..], &["--data-binary", &data, &url]].concat());
-    assert_eq!(said.lines().filter(|line| line.starts_with("200 ")).count() as u64, UPLOADS, "{said}");
-    println!("new connections: {}", said.lines().filter(|line| line.ends_with(" 1")).count());
-    let scrape = lab.settled(UPLOADS, UPLOADS);
-    assert_eq!(lab.counts(&scrape, &[("http_route", "/upload")]), (UPLOADS, UPLOADS));
     assert_eq!(Lab::lost_in_all(&scrape), 0, "{}", lab.story(&scrape));
 }

@@ -101,27 +101,6 @@ fn pipelining_is_told_of() {
     lab.settled(1, 1);
 }
 
-/// Where the length of a body is known, what follows it is seen, wherever it begins in a segment.
-#[test]
-fn a_request_behind_a_body_is_told_of() {
-    let (lab, _server, mut talk) = lab();
-    let post = "POST /upload HTTP/1.1\\r\\nContent-Length: 4\\r\\n\\r\\n";
-    talk.all(&[&format!("send {post}"), "send bodyGET /b HTTP/1.1\\r\\n\\r\\n", "answer", "answer"]);
-    only_lost(&lab, "request_pipelined", 2);
-    talk.all(&[&format!("send {post}bodyGET /b HTTP/1.1\\r\\n\\r\\n"), "answer", "answer"]);
-    only_lost(&lab, "request_pipelined", 4);
-    // What is not pipelined counts again.
-    talk.all(&[
-        &format!("send {post}bo"),
-        "send dy",
-        "answer",
-        "send GET /c HTTP/1.1\\r\\n\\r\\n",
-        "answer",
-        "close",
-    ]);
-    lab.settled(4, 4);
-}
-
 /// A connection that is older than the agent: from its next request on.
 #[test]
 fn a_connection_from_before_counts_from_its_next_request() {

@@ -2,7 +2,7 @@
 //!
 //! A row that deviates does not end its test: all of them are told of at the end, with what was counted instead.
 //!
-//! These are run by hand, with `--ignored`, as long as pipelined requests, and those behind the last chunk of another, are
+//! These are run by hand, with `--ignored`, as long as pipelined requests, and those behind the body of another in its segment, are
 //! not measured: all but gunicorn's have such rows, and fail. They need apache2-bin, haproxy, gunicorn, uvicorn,
 //! nodejs, golang-go, default-jdk-headless and python3 beside what `cargo xtask test` installs.
 
