@@ -138,7 +138,11 @@ impl Probes {
     /// Attaches every probe that [`Self::load`] found possible.
     pub fn attach(&mut self, plan: &Plan<'_>) {
         let Some(ebpf) = &mut self.ebpf else { return };
-        let kernel_btf = aya::Btf::parse_file(plan.btf, Endianness::default());
+        let possible: Vec<_> =
+            self.verdicts.iter().filter(|verdict| verdict.state == State::Failed).collect();
+        let wanted = |name: &str| possible.iter().any(|verdict| verdict.program == name);
+        let kernel_btf =
+            while_packets_load(ebpf, wanted, || aya::Btf::parse_file(plan.btf, Endianness::default()));
         let probes = SIGNALS.iter().flat_map(|signal| signal.probes);
         for (probe, verdict) in probes.zip(&mut self.verdicts) {
             if verdict.state != State::Failed {
@@ -347,11 +351,28 @@ fn attach(ebpf: &mut Ebpf, probe: &Probe, plan: &Plan<'_>, btf: Option<&aya::Btf
     Ok(())
 }
 
+/// Does `work` while the kernel verifies the `wanted` packet programs, each on a thread of its own: that is most of the time
+/// that a start takes. One that it refuses is loaded again when it is attached, and says why.
+fn while_packets_load<R>(ebpf: &mut Ebpf, wanted: impl Fn(&str) -> bool, work: impl FnOnce() -> R) -> R {
+    std::thread::scope(|scope| {
+        for (name, program) in ebpf.programs_mut() {
+            if let Program::CgroupSkb(program) = program
+                && wanted(name)
+            {
+                scope.spawn(|| _ = program.load());
+            }
+        }
+        work()
+    })
+}
+
 fn attach_packets(program: &mut Program, kind: CgroupSkbAttachType, plan: &Plan<'_>) -> anyhow::Result<()> {
     let path = plan.cgroup.context("cgroup v2 is not mounted")?;
     let cgroup = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let program: &mut CgroupSkb = program.try_into()?;
-    program.load()?;
+    if program.fd().is_err() {
+        program.load()?;
+    }
     // `Single`, though several may attach: links are always multi, and the kernel refuses the flag on them.
     program.attach(cgroup, kind, CgroupAttachMode::Single)?;
     Ok(())
