@@ -12,6 +12,7 @@ use aya_ebpf::{
 use super::{
     Active, DEFAULT_ROUTES, RouteKey, RouteLine, detail,
     head::{HEAD, Method, TARGET},
+    pattern::kernel::pattern,
     route::{Hash, Route},
 };
 use crate::{
@@ -147,10 +148,17 @@ pub(super) unsafe fn begin(
         // By way of memory, for the same reason.
         core::ptr::write_volatile(&raw mut (*this).target, line.target as u8);
         let target = core::ptr::read_volatile(&raw const (*this).target);
-        let route =
-            route(line, usize::from(target), available, core::ptr::read_volatile(&raw const (*this).zero));
-        if route != (*this).route {
-            (*this).route = if route == 0 { 0 } else { admit((*this).slot, route, line) };
+        let target = usize::from(target);
+        let zero = core::ptr::read_volatile(&raw const (*this).zero);
+        let pattern = pattern((*this).cgroup, line, target, available, zero);
+        if pattern != 0 {
+            // The user named it: it needs no line, and takes nothing of the budget.
+            (*this).route = pattern;
+        } else {
+            let route = route(line, target, available, zero);
+            if route != (*this).route {
+                (*this).route = if route == 0 { 0 } else { admit((*this).slot, route, line) };
+            }
         }
         (*this).phase = AWAITING;
     }

@@ -4,7 +4,8 @@
 //! Hooks: `cgroup_skb` ingress and egress at the root of cgroup v2. Every path returns 1: a 0 would drop the packet.
 //! `iter/bpf_sk_storage_map` (5.9+), when scraped, ends the last requests of idle connections and counts those that wait.
 //! Maps: `CONNECTIONS` (socket storage, 64 bytes), `DEFERRED` (connections that have no socket yet), `ACTIVE` (by slot: the requests that
-//! wait), `ROUTES` (slot and route hash -> the request line), rows of `series`.
+//! wait), `ROUTES` (slot and route hash -> the request line), `PATTERNS`, `LITERALS` and `SCOPES` (see [`pattern`]), rows of
+//! `series`.
 //! Metrics: `http_server_request_duration_seconds`, `http_client_request_duration_seconds`, `http_server_active_requests`,
 //! `http_client_active_requests`.
 //! Cost: see `cargo xtask bench`; README has the figure.
@@ -16,6 +17,7 @@
 //! looks like a request, HEAD, 204 and 304 need no special case that way.
 
 pub mod head;
+pub mod pattern;
 pub mod route;
 
 use crate::{Field, Hook, Probe, Signal, layout::layout};
@@ -29,7 +31,7 @@ pub const SIGNAL: Signal = Signal {
         Probe { program: "http_egress", hook: Hook::CgroupSkbEgress, fields: NONE, required: true },
         Probe { program: FLUSH, hook: Hook::IterSkStorage(CONNECTIONS), fields: NONE, required: false },
     ],
-    maps: &[CONNECTIONS, "DEFERRED", ACTIVE, ROUTES],
+    maps: &[CONNECTIONS, "DEFERRED", ACTIVE, ROUTES, PATTERNS, LITERALS, SCOPES],
 };
 
 const NONE: &[Field] = &[];
@@ -42,6 +44,12 @@ pub const CONNECTIONS: &str = "CONNECTIONS";
 pub const ACTIVE: &str = "ACTIVE";
 /// The map of routes.
 pub const ROUTES: &str = "ROUTES";
+/// The map of [`pattern::Patterns`], of one element.
+pub const PATTERNS: &str = "PATTERNS";
+/// The map of [`pattern::Literal`].
+pub const LITERALS: &str = "LITERALS";
+/// The map of the patterns of the cgroups that have their own.
+pub const SCOPES: &str = "SCOPES";
 
 /// After how long without a byte a response counts as complete, ns.
 pub const IDLE: u64 = 2_000_000_000;

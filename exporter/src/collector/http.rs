@@ -16,8 +16,9 @@ use exporter_ebpf::{
 
 use super::{Collector, Context, Start};
 use crate::{
-    cgroup::tree::{Released, WorkloadId},
+    cgroup::tree::{NodeKey, Released, Tree, WorkloadId},
     probes::Probes,
+    route::Routes,
     snapshot::{Kind, Metric, Snapshot},
     sys::{IterLink, MappedArray},
 };
@@ -79,7 +80,8 @@ const OTHER: &str = "other";
 /// # Errors
 /// When the map of routes cannot be had.
 pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
-    Ok(Box::new(Collect::new(start.probes)?))
+    let named = start.routes.take().context("the user's routes")?;
+    Ok(Box::new(Collect::new(start.probes, named)?))
 }
 
 const NONE: Active = Active { server: 0, client: 0 };
@@ -89,12 +91,14 @@ struct Collect {
     flush: Option<IterLink>,
     active: MappedArray<Active>,
     routes: BpfHashMap<MapData, RouteKey, RouteLine>,
+    /// Those that the user named.
+    named: Routes,
     /// The texts of the routes, by hash, which is that of the text: what a cgroup that is gone had counted keeps its route.
     texts: HashMap<u64, String>,
 }
 
 impl Collect {
-    fn new(probes: &mut Probes) -> anyhow::Result<Self> {
+    fn new(probes: &mut Probes, named: Routes) -> anyhow::Result<Self> {
         let flush = if probes.is_attached(FLUSH) {
             let link = probes.iter_map(FLUSH, CONNECTIONS);
             link.inspect_err(|error| {
@@ -106,7 +110,7 @@ impl Collect {
             None
         };
         let active = probes.array(ACTIVE)?;
-        Ok(Self { flush, active, routes: probes.take(ROUTES)?, texts: HashMap::new() })
+        Ok(Self { flush, active, routes: probes.take(ROUTES)?, named, texts: HashMap::new() })
     }
 
     /// Emits the requests that wait, of server and client; `counts` has the workloads that are shown in any case.
@@ -139,6 +143,9 @@ impl Collect {
         if route == 0 {
             return Some(OTHER.to_owned());
         }
+        if let Some(name) = self.named.name(route) {
+            return Some(name.to_owned());
+        }
         if !self.texts.contains_key(&route) {
             let line = self.routes.get(&RouteKey { route, slot, reserved: 0 }, 0).ok()?;
             self.texts.insert(route, name(&line));
@@ -161,6 +168,10 @@ pub fn name(line: &RouteLine) -> String {
 impl Collector for Collect {
     fn name(&self) -> &'static str {
         SIGNAL.name
+    }
+
+    fn admit(&mut self, tree: &Tree, cgroup: NodeKey) {
+        self.named.admit(tree, cgroup);
     }
 
     fn settle(&mut self) -> anyhow::Result<()> {
@@ -202,7 +213,8 @@ impl Collector for Collect {
         Ok(())
     }
 
-    fn release(&mut self, _released: &Released, slot: Option<u32>) {
+    fn release(&mut self, released: &Released, slot: Option<u32>) {
+        self.named.release(released.key);
         let Some(slot) = slot else { return };
         let gone = self.routes.keys().flatten().filter(|key| key.slot == slot);
         for key in gone.collect::<Vec<_>>() {
