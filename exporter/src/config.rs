@@ -145,6 +145,8 @@ mod tests {
         let error = parse("podmeter agent --listen localhost").unwrap_err();
         assert!(error.contains("--listen <ADDRESS:PORT>"), "{error}");
         assert!(parse("podmeter agnt").is_err());
+        let error = parse("podmeter agent --route /a,/b/{id").unwrap_err();
+        assert!(error.contains("'/b/{id' for '--route <PATTERN>'") && error.contains("{name...}"), "{error}");
     }
 
     #[test]
@@ -152,6 +154,7 @@ mod tests {
         let Command::Agent(agent) = parse("podmeter agent").unwrap().command;
         assert_eq!(agent.signals, ["cpu", "memory", "pressure", "block_io", "http", "tcp"]);
         assert!(agent.listen.ip().is_loopback());
+        assert!(agent.routes.is_empty());
     }
 
     #[test]
