@@ -77,6 +77,11 @@ impl Btf {
         Ok(this)
     }
 
+    /// How many types it describes.
+    pub fn count(&self) -> usize {
+        self.types.len() - 1
+    }
+
     /// The value that `source` names.
     ///
     /// # Errors

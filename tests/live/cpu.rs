@@ -160,8 +160,13 @@ impl Waits {
 #[test]
 fn throttling_is_what_the_cpu_controller_counts() {
     let (limited, free) = (Cgroup::new("limited"), Cgroup::new("free"));
-    limited.write("cpu", "cpu.cfs_period_us", "100000");
-    limited.write("cpu", "cpu.cfs_quota_us", "20000");
+    let is_v2 = limited.is_on_v2("cpu");
+    if is_v2 {
+        limited.write("cpu", "cpu.max", "20000 100000");
+    } else {
+        limited.write("cpu", "cpu.cfs_period_us", "100000");
+        limited.write("cpu", "cpu.cfs_quota_us", "20000");
+    }
     let agent = Agent::start(&["--signals", "cpu"]);
     let mut spinners = [limited.spawn(&SPIN), free.spawn(&SPIN)];
     spinners.iter_mut().for_each(|spinner| _ = spinner.go());
@@ -175,7 +180,10 @@ fn throttling_is_what_the_cpu_controller_counts() {
     let expected = [
         ("container_cpu_cfs_periods_total", kernel("nr_periods")),
         ("container_cpu_cfs_throttled_periods_total", kernel("nr_throttled")),
-        ("container_cpu_cfs_throttled_seconds_total", kernel("throttled_time") / 1e9),
+        (
+            "container_cpu_cfs_throttled_seconds_total",
+            if is_v2 { kernel("throttled_usec") / 1e6 } else { kernel("throttled_time") / 1e9 },
+        ),
         ("container_spec_cpu_period", 100_000.0),
         ("container_spec_cpu_quota", 20_000.0),
     ];
@@ -184,7 +192,11 @@ fn throttling_is_what_the_cpu_controller_counts() {
         assert_eq!(scrape.value(name, &[("id", free.path())]), None, "{name} without a quota");
     }
     assert!(usage(&scrape, &free) > 0.0);
-    limited.write("cpu", "cpu.cfs_quota_us", "-1");
+    if is_v2 {
+        limited.write("cpu", "cpu.max", "max");
+    } else {
+        limited.write("cpu", "cpu.cfs_quota_us", "-1");
+    }
     let scrape = agent.scrape();
     assert_eq!(scrape.value(expected[0].0, &[("id", limited.path())]), None, "the quota is gone");
 }

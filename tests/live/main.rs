@@ -3,6 +3,7 @@
 mod block_io;
 mod cpu;
 mod http;
+mod kernels;
 mod lifecycle;
 mod memory;
 mod packets;

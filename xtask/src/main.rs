@@ -1,12 +1,14 @@
 //! The commands of a contributor, one module each: `cargo xtask help`.
 
 mod bench;
+mod cache;
 mod command;
 mod doc;
 mod ebpf;
 mod go;
 mod install;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -20,6 +22,7 @@ enum Task {
     Test(test::Options),
     Doc(doc::Options),
     Bench(bench::Options),
+    Vm(vm::Task),
 }
 
 fn main() -> ExitCode {
@@ -28,6 +31,10 @@ fn main() -> ExitCode {
         Task::Test(options) => return test::run(&options),
         Task::Doc(options) => doc::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Vm(task) => match vm::run(&task) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

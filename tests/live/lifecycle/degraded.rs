@@ -23,7 +23,7 @@ fn state(scrape: &Scrape, program: &str, state: &str) -> f64 {
 /// A scrape has the memory of a cgroup as its file says.
 fn memory_is_read(agent: &Agent, cgroup: &Cgroup) -> Scrape {
     wait::until("the memory of a quiet cgroup", || {
-        let usage = || cgroup.number("memory", "memory.usage_in_bytes") as f64;
+        let usage = || cgroup.memory_usage() as f64;
         let (before, scrape, after) = (usage(), agent.scrape(), usage());
         assert!(before > 0.0, "a process holds some");
         (before == after && scrape.value(MEMORY, &[("id", cgroup.path())]) == Some(before)).then_some(scrape)

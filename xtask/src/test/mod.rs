@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use report::Report;
+pub(crate) use report::Tally;
 
 /// Run every check and every test, on a fresh machine too.
 ///

@@ -1,0 +1,169 @@
+//! `cargo xtask vm`: the tests on kernels that this machine does not run.
+
+mod archive;
+mod cpio;
+mod guest;
+mod kernel;
+mod machine;
+mod matrix;
+mod module;
+mod runner;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand};
+
+use self::{
+    archive::Archive,
+    guest::Guest,
+    kernel::{Lock, Unpacked},
+    machine::{Machine, Settings},
+    matrix::Choice,
+};
+use crate::{cache::cache, command::root, test::Tally};
+
+/// Where the kernels are locked.
+const LOCK: &str = "tests/vm/kernels.toml";
+
+/// Run the live tests on other kernels, in virtual machines.
+///
+/// The kernels, the emulator and what is on the guests' disk are Debian's packages, kept in the user's cache. Nothing of them
+/// is installed. The guests are emulated in software, and so want no privileges, and much patience.
+#[derive(Args)]
+#[command(max_term_width = 100)]
+pub(crate) struct Task {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Fetch what the guests are made of.
+    Fetch {
+        /// Look for newer packages, of the same kernel series, and lock them.
+        #[arg(long)]
+        update: bool,
+    },
+    /// Run the live tests in guests, on every kernel and leg.
+    Run {
+        /// Only these kernels.
+        #[arg(long = "kernel", value_name = "KERNEL")]
+        kernels: Vec<String>,
+        /// Only these legs.
+        #[arg(long = "leg", value_name = "LEG")]
+        legs: Vec<String>,
+        #[command(flatten)]
+        limits: Limits,
+        /// Run only the tests whose name contains this.
+        filter: Option<String>,
+    },
+    /// Open a shell in a guest; `exit` ends it, and control-a x at once.
+    Shell(Options),
+    /// Run one test binary in a guest, as cargo's runner does.
+    Runner {
+        #[command(flatten)]
+        options: Options,
+        /// The binary.
+        binary: PathBuf,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+/// Which guest.
+#[derive(Args, Clone)]
+struct Options {
+    /// The kernel, by its series.
+    #[arg(long, env = runner::KERNEL, default_value = "6.12")]
+    kernel: String,
+    /// What the machine is like: `plain`, `hybrid` (cgroup v1 beside v2) or `no-btf`.
+    #[arg(long, env = runner::LEG, default_value = "plain")]
+    leg: String,
+    #[command(flatten)]
+    limits: Limits,
+}
+
+/// How much of this machine a guest may take.
+#[derive(Args, Clone)]
+struct Limits {
+    /// How many CPUs it has.
+    #[arg(long, env = runner::CPUS, default_value_t = 2)]
+    cpus: u32,
+    /// After how many seconds it is ended.
+    #[arg(long, env = runner::SECONDS, default_value_t = 600)]
+    seconds: u64,
+}
+
+/// What guests are made of, on this machine.
+struct Parts {
+    directory: PathBuf,
+    archive: Archive,
+    lock: Lock,
+    guest: Guest,
+}
+
+impl Parts {
+    fn fetch(update: bool) -> Result<Self> {
+        let directory = cache()?.join("vm");
+        let archive = Archive::new(directory.join("apt"))?;
+        let path = root()?.join(LOCK);
+        let mut lock = Lock::read(&path)?;
+        if update {
+            archive.update()?;
+            for kernel in &mut lock.kernels {
+                match kernel.newest(&archive)? {
+                    Some(newest) => *kernel = newest,
+                    None => {
+                        eprintln!("WARNING: the archive has no kernel {}; what is locked stays", kernel.name)
+                    }
+                }
+                println!("kernel {}: {}", kernel.name, kernel.title());
+            }
+            lock.write(&path)?;
+        }
+        let guest = Guest::fetch(&archive, &directory, update)?;
+        Ok(Self { directory, archive, lock, guest })
+    }
+
+    fn kernel(&self, name: &str) -> Result<Unpacked> {
+        let kernel = self.lock.kernel(name)?.fetch(&self.archive, &self.directory.join("kernels"))?;
+        kernel.with_context(|| format!("there is no kernel {name} to be had"))
+    }
+}
+
+impl Options {
+    fn settings(&self) -> Settings {
+        Settings { leg: self.leg.clone(), cpus: self.limits.cpus, seconds: self.limits.seconds }
+    }
+}
+
+/// Runs the command; a runner's exit code is that of what it ran.
+pub(crate) fn run(task: &Task) -> Result<ExitCode> {
+    match &task.action {
+        Action::Fetch { update } => {
+            let parts = Parts::fetch(*update)?;
+            for kernel in &parts.lock.kernels {
+                kernel.fetch(&parts.archive, &parts.directory.join("kernels"))?;
+            }
+        }
+        Action::Run { kernels, legs, limits, filter } => {
+            let mut tally = Tally::default();
+            let choice = Choice { kernels, legs, filter: filter.as_deref() };
+            let outcome = matrix::execute(&Parts::fetch(false)?, &choice, limits, &mut tally);
+            println!("\n{tally}");
+            outcome?;
+        }
+        Action::Shell(options) => {
+            let parts = Parts::fetch(false)?;
+            let (kernel, settings) = (parts.kernel(&options.kernel)?, options.settings());
+            let directory = parts.directory.join(format!("run-{}", std::process::id()));
+            Machine { guest: &parts.guest, kernel: &kernel, settings: &settings, directory }.shell(&[])?;
+        }
+        Action::Runner { options, binary, arguments } => {
+            return Ok(ExitCode::from(runner::execute(options, binary, arguments)?));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
