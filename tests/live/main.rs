@@ -2,6 +2,7 @@
 
 mod block_io;
 mod cpu;
+mod doctor;
 mod http;
 mod kernels;
 mod lifecycle;

@@ -1,6 +1,11 @@
 //! The live tests on every kernel and leg, and what became of them.
 
-use std::{collections::BTreeMap, env, fs, path::Path, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::Path,
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -17,6 +22,33 @@ pub(super) struct Support {
     leg: Vec<Leg>,
     #[serde(default)]
     test: Vec<Absent>,
+    #[serde(default)]
+    probe: Vec<Exception>,
+}
+
+/// Probes that a kernel does not support, as far as a person wants to know.
+#[derive(Debug, Deserialize)]
+struct Exception {
+    #[serde(default)]
+    kernels: Vec<String>,
+    #[serde(default)]
+    legs: Vec<String>,
+    note: String,
+}
+
+impl Support {
+    pub(super) fn read() -> Result<Self> {
+        let path = "tests/vm/support.toml";
+        let text = fs::read_to_string(root()?.join(path)).context(path)?;
+        toml::from_str(&text).context(path)
+    }
+
+    /// What people should know of these kernels: which of them, and what.
+    pub(super) fn notes(&self, kernels: &BTreeSet<&str>) -> Vec<(String, &str)> {
+        let rows = self.probe.iter().filter(|row| row.legs.is_empty());
+        let rows = rows.filter(|row| row.kernels.iter().any(|kernel| kernels.contains(&**kernel)));
+        rows.map(|row| (row.kernels.join(", "), &*row.note)).collect()
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -48,9 +80,19 @@ pub(super) struct Found {
     pub(super) leg: String,
     /// By signal, then by program: the state of the probe, and why.
     pub(super) probes: BTreeMap<String, BTreeMap<String, (String, String)>>,
+    /// What `podmeter doctor` says of each signal, in its order.
+    pub(super) signals: Vec<Signal>,
     pub(super) passed: u64,
     pub(super) failed: u64,
     pub(super) seconds: f64,
+}
+
+/// A signal, as `podmeter doctor` judges it.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Signal {
+    pub(super) name: String,
+    pub(super) health: String,
+    pub(super) reasons: String,
 }
 
 /// Which of them.
@@ -70,8 +112,7 @@ pub(super) fn execute(
     limits: &Limits,
     tally: &mut Tally,
 ) -> Result<Vec<Found>> {
-    let text = fs::read_to_string(root()?.join("tests/vm/support.toml")).context("tests/vm/support.toml")?;
-    let support: Support = toml::from_str(&text).context("tests/vm/support.toml")?;
+    let support = Support::read()?;
     run(&mut cargo(["build", "--package=podmeter", "--bins"])?)?;
     let (mut found, mut failed) = (Vec::new(), Vec::new());
     let chosen = |among: &[String], name: &String| among.is_empty() || among.contains(name);
@@ -88,6 +129,7 @@ pub(super) fn execute(
                 package: kernel.title(),
                 leg: leg.name.clone(),
                 probes: BTreeMap::new(),
+                signals: Vec::new(),
                 passed: 0,
                 failed: 0,
                 seconds: 0.0,
@@ -156,6 +198,12 @@ impl Absent {
 }
 
 impl Found {
+    /// The kernel's release, as in `6.12.107`.
+    pub(super) fn release(&self) -> &str {
+        let version = self.package.rsplit_once(' ').map_or(&*self.package, |(_, version)| version);
+        version.split('-').next().unwrap_or(version)
+    }
+
     /// Takes over what the tests told.
     fn read(&mut self, told: &Path) -> Result<()> {
         for line in fs::read_to_string(told).unwrap_or_default().lines() {
@@ -163,6 +211,10 @@ impl Found {
             if let ["probe", signal, program, state, reason] = parts[..] {
                 let programs = self.probes.entry(signal.to_owned()).or_default();
                 programs.insert(program.to_owned(), (state.to_owned(), reason.to_owned()));
+            }
+            if let ["signal", name, health, reasons] = parts[..] {
+                let [name, health, reasons] = [name, health, reasons].map(str::to_owned);
+                self.signals.push(Signal { name, health, reasons });
             }
         }
         _ = fs::remove_file(told);

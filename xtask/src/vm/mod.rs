@@ -8,6 +8,7 @@ mod machine;
 mod matrix;
 mod module;
 mod runner;
+mod table;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -57,6 +58,12 @@ enum Action {
         limits: Limits,
         /// Run only the tests whose name contains this.
         filter: Option<String>,
+    },
+    /// Write the README's table of kernels and signals, from the results of the last run.
+    Table {
+        /// Only say whether it is what it would be.
+        #[arg(long)]
+        check: bool,
     },
     /// Open a shell in a guest; `exit` ends it, and control-a x at once.
     Shell(Options),
@@ -155,6 +162,7 @@ pub(crate) fn run(task: &Task) -> Result<ExitCode> {
             println!("\n{tally}");
             outcome?;
         }
+        Action::Table { check } => table::run(*check)?,
         Action::Shell(options) => {
             let parts = Parts::fetch(false)?;
             let (kernel, settings) = (parts.kernel(&options.kernel)?, options.settings());
