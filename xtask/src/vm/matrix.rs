@@ -198,12 +198,6 @@ impl Absent {
 }
 
 impl Found {
-    /// The kernel's release, as in `6.12.107`.
-    pub(super) fn release(&self) -> &str {
-        let version = self.package.rsplit_once(' ').map_or(&*self.package, |(_, version)| version);
-        version.split('-').next().unwrap_or(version)
-    }
-
     /// Takes over what the tests told.
     fn read(&mut self, told: &Path) -> Result<()> {
         for line in fs::read_to_string(told).unwrap_or_default().lines() {

@@ -22,7 +22,11 @@ use self::{
     machine::{Machine, Settings},
     matrix::Choice,
 };
-use crate::{cache::cache, command::root, test::Tally};
+use crate::{
+    cache::cache,
+    command::{find, root},
+    test::Tally,
+};
 
 /// Where the kernels are locked.
 const LOCK: &str = "tests/vm/kernels.toml";
@@ -144,6 +148,23 @@ impl Options {
     fn settings(&self) -> Settings {
         Settings { leg: self.leg.clone(), cpus: self.limits.cpus, seconds: self.limits.seconds }
     }
+}
+
+/// Runs all of it, as a step of the tests, and checks that README.md says what comes out.
+pub(crate) fn test(tally: &mut Tally) -> Result<()> {
+    if find("apt-get").is_none() {
+        println!("SKIPPED: the kernels are Debian's, and there is no apt here");
+        tally.skipped += 1;
+        return Ok(());
+    }
+    let choice = Choice { kernels: &[], legs: &[], filter: None };
+    let parts = Parts::fetch(false)?;
+    let found = matrix::execute(&parts, &choice, &Limits { cpus: 2, seconds: 900 }, tally)?;
+    if parts.lock.kernels.iter().any(|kernel| found.iter().all(|one| one.kernel != kernel.name)) {
+        println!("README's table of kernels is NOT CHECKED: a kernel could not be had");
+        return Ok(());
+    }
+    table::run(true)
 }
 
 /// Runs the command; a runner's exit code is that of what it ran.

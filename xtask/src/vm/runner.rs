@@ -37,11 +37,12 @@ pub(super) fn execute(options: &Options, binary: &Path, arguments: &[String]) ->
     );
     script += &format!("cd {}\nexec {}", quote("/vm"), quote(&binary.display().to_string()));
     arguments.iter().for_each(|argument| script += &format!(" {}", quote(argument)));
-    let mut last = Vec::new();
-    let outcome = machine.run(&(script + "\n"), &files, |line| {
-        println!("{line}");
-        last.push(line.to_owned());
-    })?;
+    script.push('\n');
+    let mut outcome = machine.run(&script, &files)?;
+    if !outcome.is_up {
+        eprintln!("WARNING: the guest of kernel {} ended before its command began: once more", kernel.name);
+        outcome = machine.run(&script, &files)?;
+    }
     if let Ok(path) = env::var(TOLD) {
         fs::write(&path, outcome.told.join("\n")).with_context(|| path)?;
     }

@@ -38,7 +38,7 @@ fn replace(text: &str, table: &str) -> Result<String> {
 fn render(found: &[Found], support: &Support) -> String {
     let plain: Vec<_> = found.iter().filter(|one| one.leg == "plain" && !one.signals.is_empty()).collect();
     let mut text = String::from("\n| |");
-    plain.iter().for_each(|one| _ = write!(text, " {} |", one.release()));
+    plain.iter().for_each(|one| _ = write!(text, " {} |", one.kernel));
     text += "\n| --- |";
     plain.iter().for_each(|_| text += " --- |");
     text += "\n";
