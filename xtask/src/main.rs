@@ -1,8 +1,10 @@
 //! The commands of a contributor, one module each: `cargo xtask help`.
 
+mod archive;
 mod bench;
 mod cache;
 mod command;
+mod cross;
 mod doc;
 mod ebpf;
 mod go;
@@ -23,6 +25,7 @@ enum Task {
     Doc(doc::Options),
     Bench(bench::Options),
     Vm(vm::Task),
+    Cross(cross::Options),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         Task::Test(options) => return test::run(&options),
         Task::Doc(options) => doc::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Cross(options) => cross::run(&options),
         Task::Vm(task) => match vm::run(&task) {
             Ok(code) => return code,
             Err(error) => Err(error),

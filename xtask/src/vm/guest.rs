@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::archive::Archive;
 use crate::{
+    archive::Archive,
     command::{find, run},
     install,
 };

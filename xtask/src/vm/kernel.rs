@@ -10,12 +10,11 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{
+use super::{cpio::Cpio, module};
+use crate::{
     archive::{Archive, Package, unpack},
-    cpio::Cpio,
-    module,
+    command::succeeds,
 };
-use crate::command::succeeds;
 
 /// The kernels that the guests run.
 #[derive(Debug, Deserialize, Serialize)]

@@ -1,6 +1,5 @@
 //! `cargo xtask vm`: the tests on kernels that this machine does not run.
 
-mod archive;
 mod cpio;
 mod guest;
 mod kernel;
@@ -16,17 +15,25 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
 use self::{
-    archive::Archive,
     guest::Guest,
     kernel::{Lock, Unpacked},
     machine::{Machine, Settings},
     matrix::Choice,
 };
 use crate::{
+    archive::{Archive, Suite},
     cache::cache,
     command::{find, root},
     test::Tally,
 };
+
+/// Where kernels, the emulator and the guests' programs come from.
+const SUITES: [Suite; 4] = [
+    ("debian", "trixie"),
+    ("debian", "trixie-backports"),
+    ("debian", "bookworm"),
+    ("debian-security", "bullseye-security"),
+];
 
 /// Where the kernels are locked.
 const LOCK: &str = "tests/vm/kernels.toml";
@@ -118,7 +125,7 @@ struct Parts {
 impl Parts {
     fn fetch(update: bool) -> Result<Self> {
         let directory = cache()?.join("vm");
-        let archive = Archive::new(directory.join("apt"))?;
+        let archive = Archive::new(directory.join("apt"), &SUITES, "amd64")?;
         let path = root()?.join(LOCK);
         let mut lock = Lock::read(&path)?;
         if update {

@@ -11,42 +11,43 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::command::{find, output, run};
 
-/// The releases that kernels, QEMU and the guests' programs come from, each with the archive that it is in.
-const SUITES: [(&str, &str); 4] = [
-    ("debian", "trixie"),
-    ("debian", "trixie-backports"),
-    ("debian", "bookworm"),
-    ("debian-security", "bullseye-security"),
-];
+/// A release, and the archive that it is in.
+pub(crate) type Suite = (&'static str, &'static str);
 
 /// The keys of Debian's releases, of the package debian-archive-keyring.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A package, exactly.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-pub(super) struct Package {
-    pub(super) name: String,
-    pub(super) version: String,
-    pub(super) sha256: String,
+pub(crate) struct Package {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) sha256: String,
 }
 
 /// An apt with a state of its own.
-pub(super) struct Archive {
+pub(crate) struct Archive {
     directory: PathBuf,
+    suites: &'static [Suite],
+    /// As Debian calls it.
+    architecture: &'static str,
 }
 
 impl Archive {
-    /// The archive whose state is kept in a directory, which is made where it is not there.
-    pub(super) fn new(directory: PathBuf) -> Result<Self> {
+    /// These releases for an architecture, with the state in a directory, which is made where it is not there.
+    pub(crate) fn new(
+        directory: PathBuf,
+        suites: &'static [Suite],
+        architecture: &'static str,
+    ) -> Result<Self> {
         for part in ["state", "lists/partial", "cache/archives/partial", "packages", "none"] {
             fs::create_dir_all(directory.join(part))?;
         }
-        let this = Self { directory };
+        let this = Self { directory, suites, architecture };
         let mirror = mirror()?;
-        let source = |(archive, suite): &(&str, &str)| {
-            format!("deb [signed-by={KEYRING}] {mirror}/{archive} {suite} main\n")
-        };
-        fs::write(this.path("sources.list"), SUITES.iter().map(source).collect::<String>())?;
+        let source =
+            |(archive, suite): &Suite| format!("deb [signed-by={KEYRING}] {mirror}/{archive} {suite} main\n");
+        fs::write(this.path("sources.list"), suites.iter().map(source).collect::<String>())?;
         fs::write(this.path("status"), "")?;
         fs::write(this.path("apt.conf"), this.configuration())?;
         Ok(this)
@@ -73,7 +74,12 @@ impl Archive {
         let rest = "Acquire::Check-Valid-Until \"false\";\nAcquire::Languages \"none\";\n\
                     Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
                     APT::Install-Recommends \"false\";\nAPT::Sandbox::User \"root\";\nDebug::NoLocking \"true\";\n";
-        paths.concat() + rest
+        let architecture = self.architecture;
+        paths.concat()
+            + rest
+            + &format!(
+                "APT::Architecture \"{architecture}\";\nAPT::Architectures {{ \"{architecture}\"; }};\n"
+            )
     }
 
     fn apt(&self, program: &str) -> Command {
@@ -83,8 +89,9 @@ impl Archive {
     }
 
     /// Fetches what the releases have now.
-    pub(super) fn update(&self) -> Result<()> {
-        println!("fetching the package lists of {}", SUITES.map(|(_, suite)| suite).join(", "));
+    pub(crate) fn update(&self) -> Result<()> {
+        let suites: Vec<_> = self.suites.iter().map(|(_, suite)| *suite).collect();
+        println!("fetching the package lists of {} for {}", suites.join(", "), self.architecture);
         run(self.apt("apt-get").args(["update", "--quiet=2", "--error-on=any"]))
             .context("cannot fetch the package lists")
     }
@@ -96,7 +103,7 @@ impl Archive {
     }
 
     /// The file of a package, from the cache or else from the archive; none when the archive has it no more.
-    pub(super) fn fetch(&self, package: &Package) -> Result<Option<PathBuf>> {
+    pub(crate) fn fetch(&self, package: &Package) -> Result<Option<PathBuf>> {
         let kept = self.path("packages").join(format!("{}.deb", package.sha256));
         if kept.is_file() {
             return Ok(Some(kept));
@@ -139,7 +146,7 @@ impl Archive {
     }
 
     /// The names of all packages that begin so.
-    pub(super) fn names(&self, start: &str) -> Result<Vec<String>> {
+    pub(crate) fn names(&self, start: &str) -> Result<Vec<String>> {
         if !self.has_lists() {
             self.update()?;
         }
@@ -148,7 +155,7 @@ impl Archive {
     }
 
     /// The newest version of a package.
-    pub(super) fn newest(&self, name: &str) -> Result<Package> {
+    pub(crate) fn newest(&self, name: &str) -> Result<Package> {
         let said = output(self.apt("apt-cache").args(["show", "--no-all-versions", name]))?;
         let field = |field: &str| {
             let value = said.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(": "));
@@ -159,7 +166,7 @@ impl Archive {
 
     /// Unpacks packages of the first release, and all that they depend on, into a directory; nothing of them is run. What is
     /// there already, of the same packages, stays.
-    pub(super) fn tree(&self, to: &Path, packages: &[&str], fresh: bool) -> Result<()> {
+    pub(crate) fn tree(&self, to: &Path, packages: &[&str], fresh: bool) -> Result<()> {
         let stamp = to.with_extension("packages");
         let wanted = packages.join(" ");
         if !fresh && fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == wanted) {
@@ -171,7 +178,7 @@ impl Archive {
         println!("unpacking {wanted}, and what they need, into {}", to.display());
         let install = |how: &str| {
             let mut apt = self.apt("apt-get");
-            apt.args(["install", how, "--yes", "--quiet=2", "-t", SUITES[0].1]).args(packages);
+            apt.args(["install", how, "--yes", "--quiet=2", "-t", self.suites[0].1]).args(packages);
             apt
         };
         run(&mut install("--download-only"))?;
@@ -198,7 +205,7 @@ fn file_name(line: &str) -> Option<String> {
 }
 
 /// Unpacks a package over what is there.
-pub(super) fn unpack(package: &Path, to: &Path) -> Result<()> {
+pub(crate) fn unpack(package: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     run(Command::new("dpkg-deb").arg("--extract").args([package, to]))
 }
