@@ -166,16 +166,19 @@ fn written_back_pages_are_their_writers() {
     ]);
     writer.go();
     writer.finish();
-    let written = wait::until("the same account", || {
+    let mut last = None;
+    let agree = wait::perhaps(|| {
         let (before, scrape, after) = (io_stat(&cgroup, &disk), agent.scrape(), io_stat(&cgroup, &disk));
-        let own = series(&scrape, &cgroup, &disk);
-        let bytes = own.map(|[_, bytes, ..]| bytes);
-        assert!(
-            own.iter().zip(after).all(|(own, after)| own[0] <= after[0]),
-            "pages merge into one operation"
-        );
-        (before == after && bytes == after.map(|[_, bytes]| bytes)).then_some(bytes[1])
+        let own = series(&scrape, &cgroup, &disk).map(|[ops, bytes, ..]| [ops, bytes]);
+        last = Some((own, after));
+        (before == after && own[0][1] == after[0][1] && own[1][1] == after[1][1]).then_some(own)
     });
+    let [[reads, _], [writes, written]] = agree.unwrap_or_else(|| panic!("ours and io.stat: {last:?}"));
+    let [[rios, _], [wios, _]] = io_stat(&cgroup, &disk);
+    assert!(
+        reads <= rios && writes <= wios,
+        "pages merge into fewer operations: {reads} {rios} {writes} {wios}"
+    );
     assert!(written >= (8 << 20) as f64, "all of it: {written}");
 }
 

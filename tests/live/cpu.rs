@@ -177,18 +177,19 @@ fn throttling_is_what_the_cpu_controller_counts() {
         let line = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.and_then(|number| number.parse::<f64>().ok()).unwrap_or_else(|| panic!("{name} in {stat}"))
     };
+    // The files' unit: v2 rounds what the kernel has down to microseconds.
+    let (throttled, unit) = if is_v2 { ("throttled_usec", 1e6) } else { ("throttled_time", 1e9) };
     let expected = [
-        ("container_cpu_cfs_periods_total", kernel("nr_periods")),
-        ("container_cpu_cfs_throttled_periods_total", kernel("nr_throttled")),
-        (
-            "container_cpu_cfs_throttled_seconds_total",
-            if is_v2 { kernel("throttled_usec") / 1e6 } else { kernel("throttled_time") / 1e9 },
-        ),
-        ("container_spec_cpu_period", 100_000.0),
-        ("container_spec_cpu_quota", 20_000.0),
+        ("container_cpu_cfs_periods_total", 1.0, kernel("nr_periods")),
+        ("container_cpu_cfs_throttled_periods_total", 1.0, kernel("nr_throttled")),
+        ("container_cpu_cfs_throttled_seconds_total", unit, kernel(throttled)),
+        ("container_spec_cpu_period", 1.0, 100_000.0),
+        ("container_spec_cpu_quota", 1.0, 20_000.0),
     ];
-    for (name, value) in expected {
-        assert_eq!(scrape.value(name, &[("id", limited.path())]), Some(value), "{name}");
+    for (name, unit, value) in expected {
+        let own = scrape.value(name, &[("id", limited.path())]).unwrap_or_else(|| panic!("no {name}"));
+        // Seconds are not exact in binary: by less than a thousandth of a unit.
+        assert_eq!((own * unit + 1e-3).floor(), value, "{name}: {own}");
         assert_eq!(scrape.value(name, &[("id", free.path())]), None, "{name} without a quota");
     }
     assert!(usage(&scrape, &free) > 0.0);

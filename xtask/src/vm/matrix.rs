@@ -124,16 +124,7 @@ pub(super) fn execute(
                 continue;
             }
             println!("\n--> kernel {name}, {}", leg.name);
-            let mut one = Found {
-                kernel: name.clone(),
-                package: kernel.title(),
-                leg: leg.name.clone(),
-                probes: BTreeMap::new(),
-                signals: Vec::new(),
-                passed: 0,
-                failed: 0,
-                seconds: 0.0,
-            };
+            let mut one = Found::new(name, &kernel.title(), &leg.name);
             if !place(&support, leg, &mut one, choice.filter, limits, tally)? {
                 failed.push(format!("{name} ({})", leg.name));
             }
@@ -198,6 +189,13 @@ impl Absent {
 }
 
 impl Found {
+    /// A place that nothing is known of yet.
+    pub(super) fn new(kernel: &str, package: &str, leg: &str) -> Self {
+        let [kernel, package, leg] = [kernel, package, leg].map(str::to_owned);
+        let (probes, signals) = (BTreeMap::new(), Vec::new());
+        Self { kernel, package, leg, probes, signals, passed: 0, failed: 0, seconds: 0.0 }
+    }
+
     /// Takes over what the tests told.
     fn read(&mut self, told: &Path) -> Result<()> {
         for line in fs::read_to_string(told).unwrap_or_default().lines() {
@@ -213,5 +211,37 @@ impl Found {
         }
         _ = fs::remove_file(told);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_tests_tell_is_taken_over() {
+        let told = std::env::temp_dir().join(format!("podmeter-told-{}", std::process::id()));
+        fs::write(&told, "probe\tcpu\tcpu_switch\tattached\t\nsignal\tcpu\tworks\t\nother\n").unwrap();
+        let mut found = Found::new("6.12", "linux-image", "plain");
+        found.read(&told).unwrap();
+        assert_eq!(found.probes["cpu"]["cpu_switch"].0, "attached");
+        assert_eq!((&*found.signals[0].name, &*found.signals[0].health), ("cpu", "works"));
+        assert!(!told.exists());
+    }
+
+    #[test]
+    fn the_table_of_support_names_kernels_that_are_locked() {
+        let support = Support::read().unwrap();
+        let lock = super::super::Lock::read(&root().unwrap().join(super::super::LOCK)).unwrap();
+        let legs: BTreeSet<_> = support.leg.iter().map(|leg| &leg.name).collect();
+        let rows = support.probe.iter().map(|row| (&row.kernels, &row.legs));
+        let rows = rows.chain(support.test.iter().map(|row| (&row.kernels, &row.legs)));
+        for (kernels, of) in rows {
+            assert!(of.iter().all(|leg| legs.contains(leg)), "{of:?}");
+            assert!(kernels.iter().all(|kernel| lock.kernel(kernel).is_ok()), "{kernels:?}");
+        }
+        for leg in &support.leg {
+            assert!(leg.kernels.iter().all(|kernel| lock.kernel(kernel).is_ok()), "{leg:?}");
+        }
     }
 }

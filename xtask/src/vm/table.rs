@@ -63,6 +63,22 @@ fn render(found: &[Found], support: &Support) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::matrix::Signal;
+
+    #[test]
+    fn a_column_for_each_kernel() {
+        let mut found = Found::new("6.12", "linux-image", "plain");
+        let signal = |name: &str, health: &str| Signal {
+            name: name.into(),
+            health: health.into(),
+            reasons: String::new(),
+        };
+        found.signals = vec![signal("cpu", "works"), signal("http", "cannot")];
+        let other =
+            Found { signals: vec![signal("cpu", "degraded")], ..Found::new("5.10", "linux-image", "hybrid") };
+        let table = render(&[found, other], &Support::read().expect("the table"));
+        assert_eq!(table, "\n| | 6.12 |\n| --- | --- |\n| `cpu` | works |\n| `http` | cannot |\n\n");
+    }
 
     #[test]
     fn only_what_is_between_the_marks_changes() {
