@@ -6,7 +6,7 @@ use std::{
     fs,
     io::Write as _,
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
@@ -260,8 +260,8 @@ impl Cluster {
 }
 
 fn spawn(directory: &TempDir, command: &mut Command, name: &str) -> Child {
-    let log = fs::OpenOptions::new().create(true).append(true);
-    let log = { log }.open(Path::join(directory.path(), format!("{name}.log"))).expect("a log");
+    let path = directory.path().join(format!("{name}.log"));
+    let log = fs::OpenOptions::new().create(true).append(true).open(path).expect("a log");
     let error = log.try_clone().expect("a second one");
     command.stdin(Stdio::null()).stdout(log).stderr(error);
     command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"))

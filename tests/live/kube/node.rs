@@ -29,10 +29,9 @@ pub(super) struct Node {
     secrets: TempDir,
 }
 
-/// The end of a container's life in another, and its place in the cgroups.
+/// A pod that the API knows, and that has a cgroup.
 pub(super) struct Pod {
     pub(super) name: String,
-    pub(super) uid: String,
     /// Its own cgroup.
     pub(super) cgroup: Cgroup,
 }
@@ -102,10 +101,10 @@ impl Node {
     pub(super) fn pod_of(&self, name: &str, spec: &Value, annotations: &Value) -> Pod {
         let object = json!({"metadata": {"name": name, "annotations": annotations}, "spec": spec});
         let made = self.cluster.create(PODS, &object);
-        let uid = made["metadata"]["uid"].as_str().expect("a uid").to_owned();
-        let in_path = annotations["kubernetes.io/config.hash"].as_str().unwrap_or(&uid);
-        let cgroup = Cgroup::new(&format!("kubepods/burstable/pod{in_path}"));
-        Pod { name: name.to_owned(), cgroup, uid }
+        let hash = annotations["kubernetes.io/config.hash"].as_str();
+        let uid = hash.or(made["metadata"]["uid"].as_str()).expect("a uid");
+        let cgroup = Cgroup::new(&format!("kubepods/burstable/pod{uid}"));
+        Pod { name: name.to_owned(), cgroup }
     }
 
     /// Tells the API of a pod's containers, as its kubelet would.

@@ -63,7 +63,7 @@ fn the_cluster_says_who_may_read_over_a_certificate_that_rotates() {
         {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]}]);
     node.cluster.grant(node.account(), "podmeter-reviews", &rules);
 
-    let mut settled = |token: &str, wanted: u16| {
+    let settled = |token: &str, wanted: u16| {
         podmeter_tests::wait::until("a verdict", || (ask("/metrics", Some(token)).0 == wanted).then_some(()));
     };
     settled(&reader, 403);
