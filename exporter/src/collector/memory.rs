@@ -161,6 +161,9 @@ pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
     Ok(Box::new(Collect::new(start.probes, start.tree)))
 }
 
+/// What a container may use, or is reserved; nothing where its pod does not say.
+type Most = fn(&Workload) -> Option<f64>;
+
 /// What a metric takes from the values; nothing where they do not have it.
 type Gauge = fn(&Values) -> Option<u64>;
 
@@ -286,7 +289,7 @@ impl Collector for Collect {
                 }
             }
         }
-        let ratios: [(&'static Metric, fn(&Workload) -> Option<f64>); 2] = [
+        let ratios: [(&'static Metric, Most); 2] = [
             (&OF_LIMIT, |workload| workload.limits.memory),
             (&OF_REQUEST, |workload| workload.requests.memory),
         ];

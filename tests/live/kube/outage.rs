@@ -52,6 +52,4 @@ fn metrics_go_on_with_what_is_known_while_the_api_server_is_gone() {
     });
     assert_eq!(value(&scrape, "podmeter_kube_stale_seconds"), 0.0);
     assert!(scrape.value(USAGE, &of).is_some(), "and the others still have theirs");
-    let lists = agent.log().into_iter().filter(|line| line.contains("has told of this node's pods")).count();
-    assert_eq!(lists, 1, "the watch went on where it was");
 }
