@@ -4,6 +4,7 @@
 
 mod api;
 mod asked;
+mod cri;
 mod kubelet;
 pub mod pod;
 pub mod pods;
@@ -55,6 +56,6 @@ pub async fn follow(config: config::Kube, pods: Arc<Shared>) {
         PodSource::None => {}
         PodSource::Api => api::follow(&config, &pods).await,
         PodSource::Kubelet => asked::follow(kubelet::Kubelet::new(config), &pods).await,
-        PodSource::Cri => {}
+        PodSource::Cri => asked::follow(cri::Cri::new(config.cri_socket), &pods).await,
     }
 }
