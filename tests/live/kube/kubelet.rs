@@ -149,11 +149,12 @@ fn same(agent: &Agent, kubelet: &Kubelet, node: &Node, source: &str, pod: &str, 
         for name in SHARED {
             let (theirs, ours) = (of_pods(&before, name, pod), of_pods(&own, name, pod));
             if theirs.keys().ne(ours.keys()) {
-                differences.push(format!(
-                    "{name}: cAdvisor has {:#?}, we have {:#?}",
-                    theirs.keys(),
-                    ours.keys()
-                ));
+                let only = |of: &BTreeMap<Labels, f64>, other: &BTreeMap<Labels, f64>| {
+                    of.keys().filter(|labels| !other.contains_key(*labels)).cloned().collect::<Vec<_>>()
+                };
+                let both = (only(&theirs, &ours), only(&ours, &theirs));
+                differences
+                    .push(format!("{name}: only cAdvisor has {:?}, only we have {:?}", both.0, both.1));
             }
             let constant = name.starts_with("container_spec");
             differences.extend((constant && theirs != ours).then(|| format!("{name}: {theirs:?} {ours:?}")));
