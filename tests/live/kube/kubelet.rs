@@ -14,12 +14,15 @@ use super::node::{NODE, Node};
 const MIB: f64 = 1_048_576.0;
 
 /// What both have, label by label.
-const SHARED: [&str; 12] = [
+const SHARED: [&str; 15] = [
     "container_cpu_usage_seconds_total",
     "container_cpu_cfs_periods_total",
     "container_cpu_cfs_throttled_periods_total",
     "container_cpu_cfs_throttled_seconds_total",
     "container_spec_cpu_quota",
+    "container_spec_cpu_shares",
+    "container_spec_memory_reservation_limit_bytes",
+    "container_spec_memory_swap_limit_bytes",
     "container_memory_usage_bytes",
     "container_memory_working_set_bytes",
     "container_memory_rss",
