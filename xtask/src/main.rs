@@ -5,6 +5,7 @@ mod command;
 mod doc;
 mod ebpf;
 mod go;
+mod image;
 mod install;
 mod test;
 
@@ -20,6 +21,7 @@ enum Task {
     Test(test::Options),
     Doc(doc::Options),
     Bench(bench::Options),
+    Image(image::Options),
 }
 
 fn main() -> ExitCode {
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         Task::Ebpf(options) => ebpf::run(&options),
         Task::Test(options) => return test::run(&options),
         Task::Doc(options) => doc::run(&options),
+        Task::Image(options) => image::run(&options),
         Task::Bench(options) => bench::run(&options),
     };
     match outcome {
