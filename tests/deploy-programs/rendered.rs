@@ -67,6 +67,25 @@ fn the_components_are_the_charts_switches() {
     assert_same(&helm(&replace), &kustomize(&components));
 }
 
+#[test]
+fn tls_and_tokens_are_the_charts_switches_too() {
+    let values = ["serviceMonitor.enabled=true", "tls.secretName=podmeter-tls", "auth=kubernetes"];
+    let components = ["deploy/kustomize/components/monitor", "deploy/kustomize/components/secure-metrics"];
+    assert_same(&helm(&values), &kustomize(&components));
+}
+
+/// Another source of pods' names takes another right, or none.
+#[test]
+fn the_rights_are_those_of_the_pod_source() {
+    let role = |source: &str| {
+        let objects = helm(&[&format!("podSource={source}")]);
+        objects.get(&("ClusterRole".to_owned(), "podmeter".to_owned())).map(|role| role["rules"][0].clone())
+    };
+    assert_eq!(role("api").map(|rule| rule["resources"][0].clone()), Some("pods".into()));
+    assert_eq!(role("kubelet").map(|rule| rule["resources"][0].clone()), Some("nodes/pods".into()));
+    assert_eq!((role("cri"), role("none")), (None, None));
+}
+
 /// A second release beside the first selects only its own pods.
 #[test]
 fn another_release_selects_its_own() {

@@ -9,5 +9,6 @@ mod dashboards;
 mod operator;
 mod picture;
 mod prometheus;
+mod rights;
 mod server;
 mod webhook;

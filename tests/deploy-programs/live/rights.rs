@@ -1,0 +1,94 @@
+//! The agent with what the DaemonSet gives it: the same capabilities and no other, nothing to be gained, and the host's cgroups where
+//! they are mounted, for reading.
+
+use std::{fs, process::Command};
+
+use podmeter_tests::{
+    agent::{Agent, binary},
+    temp::TempDir,
+};
+use serde_json::Value;
+
+use crate::{objects::parse, path};
+
+fn container() -> Value {
+    let text = fs::read_to_string(path("deploy/kustomize/base/daemonset.yaml")).expect("ours");
+    let objects = parse(&text);
+    objects[&("DaemonSet".to_owned(), "podmeter".to_owned())]["spec"]["template"]["spec"]["containers"][0].clone()
+}
+
+/// The capabilities that it adds, without one.
+fn capabilities(without: &str) -> Vec<String> {
+    let added = container()["securityContext"]["capabilities"]["add"].as_array().expect("capabilities").clone();
+    let names = added.iter().map(|name| name.as_str().expect("text").to_lowercase());
+    names.filter(|name| *name != without).collect()
+}
+
+/// An agent in a mount namespace of its own.
+fn agent(without: &str, directory: &TempDir) -> Agent {
+    let container = container();
+    let variable = |name: &str| {
+        let list = container["env"].as_array().expect("variables").iter();
+        list.clone().find(|variable| variable["name"] == name).expect(name)["value"].as_str().expect("text").to_owned()
+    };
+    let mount = container["volumeMounts"][0]["mountPath"].as_str().expect("text").to_owned();
+    assert_eq!(variable("PODMETER_CGROUPFS"), mount, "it looks where it is mounted");
+    let place = directory.path().join("cgroup");
+    fs::create_dir(&place).expect("made");
+    let list: String = capabilities(without).iter().map(|name| format!(",+{name}")).collect();
+    let script = format!(
+        "mount --rbind /sys/fs/cgroup \"$0\" && mount -o remount,bind,ro \"$0\" && \
+         exec setpriv --bounding-set=-all{list} --inh-caps=-all{list} --no-new-privs \"$@\""
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", &script]).arg(&place).arg(binary());
+    Agent::start_by(&mut command, &["--cgroupfs", &place.display().to_string()])
+}
+
+/// The signals of which no probe is attached.
+fn dead(agent: &Agent) -> Vec<String> {
+    let scrape = agent.scrape();
+    let signals = scrape.label_values("podmeter_probe_state", "signal", &[]);
+    let attached = |signal: &String| scrape.sum("podmeter_probe_state", &[("signal", signal), ("state", "attached")]);
+    signals.into_iter().filter(|signal| attached(signal) == 0.0).collect()
+}
+
+#[test]
+fn the_daemonsets_rights_are_enough() {
+    let directory = TempDir::new("rights");
+    let agent = agent("", &directory);
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.child.id())).expect("it runs");
+    let of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name).trim().to_owned();
+        u64::from_str_radix(&line, 16).expect("a mask")
+    };
+    // CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF.
+    let three = 1 << 12 | 1 << 38 | 1 << 39;
+    assert_eq!((of("CapBnd:"), of("CapEff:") & !three), (three, 0));
+    let scrape = agent.scrape();
+    let states = scrape.label_values("podmeter_probe_state", "state", &[]);
+    for state in states.iter().filter(|state| *state != "attached") {
+        assert_eq!(scrape.sum("podmeter_probe_state", &[("state", state)]), 0.0, "{state}:\n{}", agent.log().join("\n"));
+    }
+    assert!(scrape.value("container_memory_working_set_bytes", &[("id", "/")]) > Some(0.0));
+    assert_eq!(agent.get("/readyz").0, 200);
+}
+
+/// What deploy/README.md says of each.
+#[test]
+fn each_right_is_needed_for_what_is_said_of_it() {
+    for (right, expected) in
+        [("net_admin", &["http"][..]), ("perfmon", &["block_io", "cpu", "tcp"][..]), ("bpf", &["block_io", "cpu", "http", "tcp"][..])]
+    {
+        let directory = TempDir::new("rights");
+        let agent = agent(right, &directory);
+        let dead = dead(&agent);
+        for signal in expected {
+            assert!(dead.iter().any(|dead| dead == signal), "without {right} there is {signal}: {dead:?}");
+        }
+        if right != "bpf" {
+            assert!(dead.len() < 6, "without {right} there is something: {dead:?}");
+        }
+        println!("without {right}: no {}", dead.join(", "));
+    }
+}
