@@ -11,6 +11,7 @@ pub mod config;
 pub mod encode;
 pub mod format;
 pub mod http;
+pub mod kube;
 pub mod probes;
 pub mod protobuf;
 pub mod registry;

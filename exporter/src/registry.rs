@@ -1,6 +1,6 @@
 //! One scrape: events in, collectors read, each timed and judged, the dead released.
 
-use std::{collections::HashSet, time::Instant};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use aya::maps::{MapData, RingBuf};
 use exporter_ebpf::cgroup::{EVENT_PATH, Event};
@@ -11,7 +11,9 @@ use crate::{
     collector::{
         self, Collector, Context,
         agent::{DURATION, Health, SUCCESS},
+        pods,
     },
+    kube::pods::Shared,
     probes::{Probes, State},
     series::Series,
     slots::Slots,
@@ -33,6 +35,10 @@ pub struct Registry {
     pub collectors: Vec<Box<dyn Collector>>,
     /// The agent's own health.
     pub health: Health,
+    /// What the cluster says of this node's pods; none outside of one.
+    pub pods: Option<Arc<Shared>>,
+    /// This node's name, if the requests and limits of its pods are wanted.
+    pub resources_of: Option<String>,
     /// How many lost events the tree has made up for.
     pub lost_events: u64,
     /// What had a slot in the last scrape, and was not in the tree.
@@ -45,6 +51,11 @@ const NOBODY: WorkloadId = WorkloadId::MAX;
 impl Registry {
     /// Applies the events that are there. Cheap: called whenever the kernel says that there are some.
     pub fn drain(&mut self) {
+        self.apply();
+        self.name();
+    }
+
+    fn apply(&mut self) {
         let Some(ring) = &mut self.events else { return };
         let mut is_cut = false;
         while let Some(item) = ring.next() {
@@ -70,9 +81,19 @@ impl Registry {
         }
     }
 
+    /// Names what has a name by now, asks for the rest, and tells how many containers that is.
+    fn name(&mut self) -> usize {
+        let Some(shared) = &self.pods else { return 0 };
+        let unnamed = self.tree.name(&shared.lock());
+        if unnamed > 0 {
+            shared.wanted.notify_one();
+        }
+        unnamed
+    }
+
     /// Takes one scrape.
     pub fn gather(&mut self) -> Snapshot {
-        self.drain();
+        self.apply();
         if self.events.is_none() {
             self.tree.walk();
         }
@@ -87,9 +108,10 @@ impl Registry {
         let (mut owners, mut unresolved) = self.owners();
         if unresolved > 0 {
             // A cgroup acted between its birth and its event, or the event was lost: look again before giving up.
-            self.drain();
+            self.apply();
             (owners, unresolved) = self.owners();
         }
+        let unnamed = self.name();
         let mut out = Snapshot::default();
         let series = self.counters.as_ref().map(|(_, series)| series);
         let rows = series.map(Series::index).unwrap_or_default();
@@ -107,6 +129,13 @@ impl Registry {
         }
         let slots = self.counters.as_ref().map_or(0, |(slots, _)| slots.taken().count() as u32);
         self.health.collect(&self.probes, &context, slots, unresolved, &mut out);
+        if let Some(shared) = &self.pods {
+            let known = shared.lock();
+            pods::collect(&known, unnamed, &mut out);
+            if let Some(node) = &self.resources_of {
+                pods::resources(&known, node, &mut out);
+            }
+        }
         let family = out.family(&SUCCESS);
         for (name, is_ok, _) in &judged {
             family.value(&Labels::NONE, &[name], f64::from(u8::from(*is_ok)));
@@ -132,7 +161,7 @@ impl Registry {
         let unknown = slots.map(|(_, key)| key).filter(|key| self.tree.workload_of(*key).is_none());
         let before = std::mem::replace(&mut self.orphans, unknown.collect());
         let again = before.intersection(&self.orphans);
-        again.map(|&key| Released { key, workload: NOBODY, survives: false }).collect()
+        again.map(|&key| Released { key, workload: NOBODY, survives: false, pod: None }).collect()
     }
 
     /// Lets go of what has been shown for the last time, and of what is in no tree.

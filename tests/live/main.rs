@@ -3,6 +3,7 @@
 mod block_io;
 mod cpu;
 mod http;
+mod kube;
 mod lifecycle;
 mod memory;
 mod packets;

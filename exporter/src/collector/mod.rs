@@ -5,6 +5,7 @@ pub mod block_io;
 pub mod cpu;
 pub mod http;
 pub mod memory;
+pub mod pods;
 pub mod pressure;
 pub mod tcp;
 
@@ -16,6 +17,7 @@ use exporter_ebpf::{
 use crate::{
     cgroup::tree::{Released, Tree, WorkloadId},
     config::Agent,
+    http::guard,
     probes::Probes,
     series::{Key, Series, Sum},
     slots::Slots,
@@ -118,9 +120,11 @@ pub fn catalogue() -> Vec<Section> {
         summary: entry.signal.summary,
         metrics: entry.metrics.to_vec(),
     });
+    let pods = Section { signal: "kubernetes", summary: pods::SUMMARY, metrics: pods::METRICS.to_vec() };
     let own =
         Section { signal: "podmeter", summary: "The agent's own health.", metrics: agent::METRICS.to_vec() };
-    signals.chain([own]).collect()
+    let guard = Section { signal: "security", summary: guard::SUMMARY, metrics: guard::METRICS.to_vec() };
+    signals.chain([pods, guard, own]).collect()
 }
 
 /// The slots' owners, and how many slots are of a cgroup that the tree does not know.

@@ -20,13 +20,14 @@ use crate::{
 const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// What the live tests run, and the Debian package that each comes from.
-const LIVE_TOOLS: [(&str, &str); 6] = [
+const LIVE_TOOLS: [(&str, &str); 7] = [
     ("wrk", "wrk"),
     ("nginx", "nginx-light"),
     ("prometheus", "prometheus"),
     ("bpftool", "bpftool"),
     ("ip", "iproute2"),
     ("curl", "curl"),
+    ("openssl", "openssl"),
 ];
 
 /// Debian's is too old for native histograms as they are now. Without the tags it wants modules that are not to be had.
@@ -35,7 +36,37 @@ pub(super) const PROMETHEUS: Module = Module {
     package: "github.com/prometheus/prometheus/cmd/prometheus",
     version: "v0.316.0",
     tags: "remove_all_sd,enable_kubernetes_sd",
+    list: None,
+    link: "",
 };
+
+/// The API server that names come from. Its tags are those of its makers; without the flags it is of no version.
+const API_SERVER: Module = Module {
+    name: "kube-apiserver",
+    package: "k8s.io/kubernetes/cmd/kube-apiserver",
+    version: "v1.37.2",
+    tags: "selinux,notest,grpcnotrace",
+    list: Some("tests/kubernetes"),
+    link: "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 \
+           -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/client-go/pkg/version.gitVersion=v1.37.2",
+};
+
+/// Where the API server keeps what it knows.
+const ETCD: Module = Module {
+    name: "etcd",
+    package: "go.etcd.io/etcd/server/v3",
+    version: "v3.7.3",
+    tags: "",
+    list: Some("tests/kubernetes/etcd"),
+    link: "-s -w",
+};
+
+/// What the live tests find by a variable.
+const BUILT: [(&str, &Module); 3] = [
+    ("PODMETER_PROMETHEUS", &PROMETHEUS),
+    ("PODMETER_KUBE_APISERVER", &API_SERVER),
+    ("PODMETER_ETCD", &ETCD),
+];
 
 /// Where the live tests are.
 const LIVE: [&str; 4] = ["test", "--package=podmeter-tests", "--test=live", "--no-fail-fast"];
@@ -65,6 +96,11 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
         report.step("the agent that the live tests start", |_| run_command(&mut cargo(agent)?))?;
         report.step("a Prometheus with native histograms", |_| {
             PROMETHEUS.ensure("by the live tests").map(drop)
+        })?;
+        report.step("a Kubernetes API server with its etcd", |_| {
+            // A quarter of an hour on a new machine with two CPUs; nothing from then on.
+            ETCD.ensure("by the live tests")?;
+            API_SERVER.ensure("by the live tests").map(drop)
         })?;
         report.step("live tests", |tally| live_tests(filter, tally))?;
     } else {
@@ -125,7 +161,9 @@ fn tests(arguments: &[&str], filter: Option<&str>, tally: &mut Tally) -> Result<
 fn live_tests(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     let mut command = cargo(LIVE)?;
     command.arg("--").args(filter).arg("--test-threads=1");
-    command.env("PODMETER_PROMETHEUS", PROMETHEUS.ensure("by the live tests")?);
+    for (variable, module) in BUILT {
+        command.env(variable, module.ensure("by the live tests")?);
+    }
     watched(&mut command, &LIVE, tally)
 }
 
@@ -148,4 +186,26 @@ fn skip_live(options: &Options, tally: &mut Tally) -> Result<()> {
     println!("{count} LIVE TESTS SKIPPED, {why}");
     tally.skipped += u64::try_from(count)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_lists_of_modules_have_the_versions_that_are_built() {
+        for (_, module) in BUILT {
+            let Some(list) = module.list else { continue };
+            let list = fs::read_to_string(root().unwrap().join(list).join("go.mod")).unwrap();
+            let named = list.lines().filter_map(|line| line.trim().split_once(' '));
+            let mut named = named.filter(|(name, _)| module.package.starts_with(name));
+            assert!(
+                named.any(|(_, version)| version.split(' ').next() == Some(module.version)),
+                "{}",
+                module.name
+            );
+        }
+    }
 }
