@@ -11,7 +11,7 @@ use crate::{
 const OF_HELM: [&str; 4] =
     ["app.kubernetes.io/instance", "app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart"];
 
-fn helm(values: &[&str]) -> Objects {
+pub(crate) fn helm(values: &[&str]) -> Objects {
     let mut command = program("PODMETER_HELM");
     command.args(["template", "podmeter", "deploy/helm/podmeter", "--namespace", "podmeter"]);
     for value in values {
@@ -23,7 +23,7 @@ fn helm(values: &[&str]) -> Objects {
 }
 
 /// What kustomize makes of these components on the base.
-fn kustomize(components: &[&str]) -> Objects {
+pub(crate) fn kustomize(components: &[&str]) -> Objects {
     let directory = TempDir::new("kustomize");
     // It takes no absolute path.
     let up = "../".repeat(directory.path().components().count() - 1);

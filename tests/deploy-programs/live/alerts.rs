@@ -45,7 +45,7 @@ fn a_slow_endpoint_reaches_the_webhook_in_one_message() {
     let agent = Agent::start(&[]);
     let webhook = Webhook::listen();
     let alertmanager = alertmanager(&webhook);
-    let prometheus = Prometheus::shipped(&agent.address.to_string(), &alertmanager.address, "");
+    let prometheus = Prometheus::shipped(&agent.address.to_string(), &alertmanager.address);
     let _load = Load::start(&address, &["/delay/a/700", "/delay/b/700", "/delay/c/1"]);
     let (path, message) = wait::until("a message with both routes", || {
         let of_ours = |message: &Value| {

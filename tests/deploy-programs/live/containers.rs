@@ -1,52 +1,95 @@
-//! Cgroups as a kubelet makes them, with work in them, and the labels that Kubernetes would give them.
+//! Containers as a kubelet makes them: cgroups with work in them, which the agent asks a real API server to name.
 
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use podmeter_tests::{cgroup::Cgroup, process::Gated};
+use podmeter_tests::{agent::Agent, cgroup::Cgroup, cluster::Cluster, process::Gated, temp::TempDir};
+use serde_json::{Value, json};
+
+use crate::{objects::parse, path};
+
+/// The node's name, and where its pods are.
+const NODE: &str = "node-1";
+const PODS: &str = "/api/v1/namespaces/shop/pods";
 
 /// The tests' own server.
 const PEER: &str = env!("CARGO_BIN_EXE_http-peer");
 
-/// A container of a pod.
+/// A node of a real API server, whose pods are cgroups here.
+pub(crate) struct Node {
+    cluster: Cluster,
+    files: TempDir,
+}
+
+impl Node {
+    pub(crate) fn start() -> Self {
+        let this = Self { cluster: Cluster::start(), files: TempDir::new("node") };
+        let token = this.cluster.account("podmeter");
+        this.cluster.grant("podmeter", "podmeter", &role());
+        let access = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {
+                "server": format!("https://127.0.0.1:{}", this.cluster.port()), "certificate-authority": this.cluster.authority(),
+            }}],
+            "users": [{"name": "podmeter", "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "podmeter"}}],
+        });
+        this.files.file("kubeconfig", access.to_string());
+        this
+    }
+
+    /// An agent that asks the API server for this node's pods, with the rights of the shipped role.
+    pub(crate) fn agent(&self) -> Agent {
+        let access = self.files.path().join("kubeconfig").display().to_string();
+        let agent = Agent::start(&["--pod-source", "api", "--node-name", NODE, "--kubeconfig", &access]);
+        agent.scrape_until("pods", |scrape| scrape.value("podmeter_kube_synced", &[]) == Some(1.0));
+        agent
+    }
+
+    /// A pod with one container of the same name.
+    pub(crate) fn container(&self, name: &'static str) -> Container {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let id = format!("{:032x}{:032x}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let image = format!("registry.example/{name}:1");
+        let limits = json!({"requests": {"cpu": "100m", "memory": "32Mi"}, "limits": {"cpu": "300m", "memory": "128Mi"}});
+        let made = self.cluster.create(PODS, &json!({
+            "metadata": {"name": format!("{name}-0")},
+            "spec": {"nodeName": NODE, "containers": [{"name": name, "image": image, "resources": limits}]},
+        }));
+        let status = json!({"phase": "Running", "containerStatuses": [{
+            "name": name, "image": image, "imageID": "", "ready": true, "restartCount": 0,
+            "containerID": format!("containerd://{id}"), "state": {"running": {}},
+        }]});
+        self.cluster.patch(&format!("{PODS}/{name}-0/status"), &json!({"status": status}));
+        let uid = made["metadata"]["uid"].as_str().expect("a uid");
+        let container = Container { cgroup: Cgroup::at(&format!("/kubepods/burstable/pod{uid}/{id}")) };
+        container.limit(30, 128);
+        container
+    }
+}
+
+/// The rules of the shipped role.
+fn role() -> Value {
+    let text = std::fs::read_to_string(path("deploy/kustomize/base/rbac.yaml")).expect("ours");
+    parse(&text)[&("ClusterRole".to_owned(), "podmeter".to_owned())]["rules"].clone()
+}
+
+/// The container of a pod, and its cgroup.
 pub(crate) struct Container {
     pub(crate) cgroup: Cgroup,
-    pub(crate) pod: &'static str,
 }
 
 impl Container {
-    /// The container of a pod whose uid and whose container's id come from the digit.
-    pub(crate) fn new(pod: &'static str, digit: char) -> Self {
-        let of = |length: usize| digit.to_string().repeat(length);
-        let uid = format!("{}-{}-{}-{}-{}", of(8), of(4), of(4), of(4), of(12));
-        Self { cgroup: Cgroup::at(&format!("/kubepods/burstable/pod{uid}/{}", of(64))), pod }
-    }
-
-    /// Rules of relabelling, as YAML, that say what a pod source would: its names are those of the pod.
-    pub(crate) fn labels(&self) -> String {
-        let labels = [
-            ("namespace", "shop".to_owned()),
-            ("pod", format!("{}-0", self.pod)),
-            ("container", self.pod.to_owned()),
-            ("image", format!("registry.example/{}:1", self.pod)),
-        ];
-        let rule = |(label, value): (&str, String)| {
-            let id = self.cgroup.path();
-            format!("      - {{ source_labels: [id], regex: '{id}', target_label: {label}, replacement: '{value}' }}\n")
-        };
-        labels.into_iter().map(rule).collect()
-    }
-
     /// At most so many hundredths of a CPU, and so many MiB.
-    pub(crate) fn limit(&self, hundredths: u32, mebibytes: u64) {
+    fn limit(&self, hundredths: u32, mebibytes: u64) {
         let quota = hundredths * 1000;
         let (v2_cpu, v2_memory) = ("cpu.max", "memory.max");
         if self.cgroup.controller("cpu").join(v2_cpu).exists() {

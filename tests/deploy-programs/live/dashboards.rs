@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, fs, time::SystemTime};
 
-use podmeter_tests::{agent::Agent, wait};
+use podmeter_tests::wait;
 use serde_json::Value;
 
 use super::{
-    containers::{Container, Load},
+    containers::{Load, Node},
     picture::{Drawing, Panel},
     prometheus::Prometheus,
     server::free_address,
@@ -62,15 +62,56 @@ fn fill(text: &str, variables: &BTreeMap<String, String>) -> String {
     variables.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("${name}"), value))
 }
 
+/// A dashboard, with its variables filled in.
+struct Board {
+    uid: &'static str,
+    json: Value,
+    variables: BTreeMap<String, String>,
+}
+
+impl Board {
+    fn new(uid: &'static str, prometheus: &Prometheus) -> Self {
+        let file = path(&format!("deploy/dashboards/{uid}.json"));
+        let json: Value = serde_json::from_str(&fs::read_to_string(file).expect("ours")).expect("JSON");
+        let variables = variables(&json, prometheus);
+        Self { uid, json, variables }
+    }
+
+    fn panels(&self) -> &[Value] {
+        self.json["panels"].as_array().expect("panels")
+    }
+
+    /// Legends and expressions of a panel.
+    fn queries_of(&self, panel: &Value) -> Vec<(String, String)> {
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        let targets = panel["targets"].as_array().into_iter().flatten();
+        targets.map(|target| (text(&target["legendFormat"]), fill(&text(&target["expr"]), &self.variables))).collect()
+    }
+
+    fn queries(&self) -> Vec<(String, String)> {
+        self.panels().iter().flat_map(|panel| self.queries_of(panel)).collect()
+    }
+
+    fn draw(&self, prometheus: &Prometheus, start: f64) -> String {
+        let mut drawing = Drawing::new(self.json["title"].as_str().expect("a title"));
+        for panel in self.panels() {
+            let mut drawn = Panel::new(panel);
+            for (legend, expression) in self.queries_of(panel) {
+                drawn.add(&legend, prometheus.range(&expression, start, now()), prometheus.query(&expression));
+            }
+            drawing.add(&drawn);
+        }
+        drawing.finish()
+    }
+}
+
 #[test]
 fn every_panel_has_data() {
     let _accounts = Accounts::on();
-    let (web, shop) = (Container::new("web", 'a'), Container::new("checkout", 'b'));
-    web.limit(30, 64);
-    shop.limit(50, 256);
-    let agent = Agent::start(&[]);
-    let relabel = [web.labels(), shop.labels()].concat();
-    let prometheus = Prometheus::shipped(&agent.address.to_string(), &free_address(), &relabel);
+    let node = Node::start();
+    let (web, shop) = (node.container("web"), node.container("checkout"));
+    let agent = node.agent();
+    let prometheus = Prometheus::shipped(&agent.address.to_string(), &free_address());
     let start = now();
     let (_server, address) = web.serve();
     // More than it may have; and disks, and requests of its own, of which one is to a port where nobody is.
@@ -83,31 +124,19 @@ fn every_panel_has_data() {
         "while :; do curl -qs http://{address}/users/7 http://{address}/delay/30 http://127.0.0.1:1/; done >/dev/null"
     ));
     let _load = Load::start(&address, &["/", "/users/12", "/delay/25", "/status/503", "/delay/120"]);
-    for uid in ["podmeter-node", "podmeter-pod", "podmeter-requests", "podmeter-agent"] {
-        let file = path(&format!("deploy/dashboards/{uid}.json"));
-        let board: Value = serde_json::from_str(&fs::read_to_string(file).expect("ours")).expect("JSON");
-        let variables = variables(&board, &prometheus);
-        let mut drawing = Drawing::new(board["title"].as_str().expect("a title"));
-        let panels = board["panels"].as_array().expect("panels");
-        let queries = |panel: &Value| -> Vec<(String, String)> {
-            let targets = panel["targets"].as_array().into_iter().flatten();
-            let text = |value: &Value| value.as_str().expect("text").to_owned();
-            targets.map(|target| (text(&target["legendFormat"]), fill(&text(&target["expr"]), &variables))).collect()
-        };
-        // First that all have data, then the pictures: the last panel's first data is the others' more.
-        for (_, expression) in panels.iter().flat_map(queries) {
-            prometheus.wait_for(&expression);
-        }
-        for panel in panels {
-            let mut drawn = Panel::new(panel);
-            for (legend, expression) in queries(panel) {
-                drawn.add(&legend, prometheus.range(&expression, start, now()), prometheus.query(&expression));
-            }
-            drawing.add(&drawn);
-        }
-        let folder = path("target/dashboards");
-        fs::create_dir_all(&folder).expect("a folder");
-        fs::write(folder.join(format!("{uid}.svg")), drawing.finish()).expect("written");
+    let boards: Vec<_> = ["podmeter-node", "podmeter-pod", "podmeter-requests", "podmeter-agent"].map(|uid| Board::new(uid, &prometheus)).into();
+    for (_, expression) in boards.iter().flat_map(Board::queries) {
+        prometheus.wait_for(&expression);
     }
-    assert_eq!(prometheus.complaints().iter().filter(|line| !line.contains("alertmanager")).count(), 0, "{:?}", prometheus.complaints());
+    // A line of two points is no picture.
+    prometheus.wait_for("count_over_time(up{job=\"podmeter\"}[1m]) > 15");
+    let folder = path("target/dashboards");
+    fs::create_dir_all(&folder).expect("a folder");
+    for board in boards {
+        fs::write(folder.join(format!("{}.svg", board.uid)), board.draw(&prometheus, start)).expect("written");
+    }
+    let complaints: Vec<_> = prometheus.complaints();
+    // There is no Alertmanager here.
+    let complaints: Vec<_> = complaints.iter().filter(|line| !line.contains("alertmanager")).collect();
+    assert_eq!(complaints, Vec::<&String>::new());
 }

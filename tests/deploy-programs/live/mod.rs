@@ -1,9 +1,10 @@
 //! A real agent, a real Prometheus and a real Alertmanager, with the files that are shipped. As root.
 //!
-//! There is no Kubernetes here: where its labels are needed, a rule of the test's own puts them on the series of cgroups that are named
-//! as a kubelet names them.
+//! There is no kubelet here: the pods are a real API server's, and their cgroups are named as a kubelet names them.
 
+mod accepted;
 mod alerts;
+mod autoscaling;
 mod containers;
 mod dashboards;
 mod operator;

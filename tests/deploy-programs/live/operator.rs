@@ -3,11 +3,11 @@
 
 use std::fs;
 
-use podmeter_tests::{agent::Agent, temp::TempDir};
+use podmeter_tests::{agent::Agent, process::Gated};
 use serde_json::{Value, json};
 
 use super::{
-    containers::{Container, Load},
+    containers::{Container, Load, Node},
     prometheus::Prometheus,
 };
 use crate::{objects::parse, path, program, succeeds};
@@ -51,21 +51,20 @@ fn rules(list: &Value) -> Vec<String> {
 }
 
 /// Two containers at work, and a Prometheus that scrapes the agent as podmeter and once more as if it were a kubelet.
-struct Cluster {
-    prometheus: Prometheus,
-    _work: (Vec<podmeter_tests::process::Gated>, Load),
+pub(super) struct Cluster {
+    pub(super) prometheus: Prometheus,
+    _work: (Vec<Gated>, Load),
     _agent: Agent,
     _containers: [Container; 2],
-    _files: TempDir,
+    _node: Node,
 }
 
 impl Cluster {
     /// With podmeter's series as the ServiceMonitor relabels them, and the kubelet's without what `drop` says.
-    fn new(cadvisor: &str, drop: Option<&Value>) -> Self {
-        let containers = [Container::new("web", 'c'), Container::new("checkout", 'd')];
-        containers[0].limit(30, 64);
-        let agent = Agent::start(&[]);
-        let labels: String = containers.iter().map(Container::labels).collect();
+    pub(super) fn new(cadvisor: &str, drop: Option<&Value>) -> Self {
+        let node = Node::start();
+        let containers = ["web", "checkout"].map(|name| node.container(name));
+        let agent = node.agent();
         let endpoint = endpoint(cadvisor);
         assert_eq!(endpoint["honorLabels"], true);
         let list = |rules: Vec<String>| rules.iter().map(|rule| format!("      - {rule}\n")).collect::<String>();
@@ -73,13 +72,13 @@ impl Cluster {
         let dropped = drop.map(|rule| list(rules(&json!([rule])))).unwrap_or_default();
         let address = agent.address;
         // A kubelet has only what cAdvisor has.
-        let only = "      - { source_labels: [__name__], regex: 'container_(cpu_run_queue|fs_io_latency|tcp_).*|http_.*|podmeter_.*', action: drop }\n";
+        let only = "      - { source_labels: [__name__], regex: 'container_(cpu_run_queue|fs_io_latency|tcp_).*|container_.*_ratio|http_.*|podmeter_.*', action: drop }\n";
         let config = format!(
             "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\nscrape_configs:\n\
              - job_name: podmeter\n  honor_labels: true\n  static_configs: [ {{ targets: ['{address}'], labels: {{ {TARGET} }} }} ]\n  \
-             relabel_configs:\n{relabel}  metric_relabel_configs:\n{labels}{metric}\
+             relabel_configs:\n{relabel}  metric_relabel_configs:\n{metric}\
              - job_name: kubelet\n  honor_labels: true\n  static_configs: [ {{ targets: ['{address}'], labels: {{ metrics_path: /metrics/cadvisor, node: node-1, instance: 'node-1:10250' }} }} ]\n  \
-             metric_relabel_configs:\n{labels}{only}{dropped}"
+             metric_relabel_configs:\n{only}{dropped}"
         );
         // Of kube-state-metrics, which says on which node a pod is: constant, so that no program is needed to say it.
         let info = ["web", "checkout"].map(|pod| {
@@ -94,7 +93,7 @@ impl Cluster {
              while :; do dd if=/dev/zero of=$f bs=64k count=4 oflag=direct 2>&-; dd if=$f of=/dev/null bs=64k iflag=direct 2>&-; done",
         );
         let load = Load::start(&address, &["/", "/delay/20"]);
-        Self { prometheus, _work: (vec![server, busy, disk], load), _agent: agent, _containers: containers, _files: TempDir::new("operator") }
+        Self { prometheus, _work: (vec![server, busy, disk], load), _agent: agent, _containers: containers, _node: node }
     }
 
     /// No series of podmeter's has the name of the agent's pod, and each names its node.

@@ -21,21 +21,12 @@ pub(crate) fn shipped(name: &str, replaced: &[(&str, &str)]) -> String {
 }
 
 impl Prometheus {
-    /// Starts it with the shipped configuration and rules: a second is its quarter of a minute, and further `rules` relabel what it
-    /// scrapes.
-    pub(crate) fn shipped(agent: &str, alertmanager: &str, relabel: &str) -> Self {
-        let last = "        target_label: container\n";
-        let config = shipped(
-            "prometheus.yml",
-            &[
-                ("15s", "1s"),
-                ("127.0.0.1:9690", agent),
-                ("127.0.0.1:9093", alertmanager),
-                (last, &format!("{last}{relabel}")),
-            ],
-        );
+    /// Starts it with the shipped configuration and rules: a second is its quarter of a minute.
+    pub(crate) fn shipped(agent: &str, alertmanager: &str) -> Self {
+        let addresses = [("15s", "1s"), ("127.0.0.1:9690", agent), ("127.0.0.1:9093", alertmanager)];
         // A minute that something must last is five seconds.
-        Self::start(&config, &shipped("rules.yaml", &[("for: 1m\n", "for: 5s\n")]))
+        let rules = shipped("rules.yaml", &[("for: 1m\n", "for: 5s\n")]);
+        Self::start(&shipped("prometheus.yml", &addresses), &rules)
     }
 
     /// Starts it.

@@ -62,7 +62,7 @@ const ETCD: Module = Module {
 };
 
 /// What the live tests find by a variable.
-const BUILT: [(&str, &Module); 3] = [
+pub(super) const BUILT: [(&str, &Module); 3] = [
     ("PODMETER_PROMETHEUS", &PROMETHEUS),
     ("PODMETER_KUBE_APISERVER", &API_SERVER),
     ("PODMETER_ETCD", &ETCD),
