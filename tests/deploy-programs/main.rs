@@ -18,8 +18,9 @@ fn path(name: &str) -> PathBuf {
 
 /// A program, by the variable that has its path.
 fn program(variable: &str) -> Command {
-    let path = std::env::var_os(variable)
-        .unwrap_or_else(|| panic!("`cargo xtask test` sets {variable}; or set it to the path of the program"));
+    let path = std::env::var_os(variable).unwrap_or_else(|| {
+        panic!("`cargo xtask test` sets {variable}; or set it to the path of the program")
+    });
     let mut command = Command::new(path);
     command.current_dir(self::path(""));
     command

@@ -22,14 +22,18 @@ fn the_tests_of_the_rules_notice_each_other_threshold() {
     let changes = [("> ", "> 100"), ("for: ", "for: 99")];
     let mut places = Vec::new();
     for (old, new) in changes {
-        let places_of = rules.match_indices(old).filter(|(at, _)| rules[at + old.len()..].starts_with(|char: char| char.is_ascii_digit()));
+        let places_of = rules
+            .match_indices(old)
+            .filter(|(at, _)| rules[at + old.len()..].starts_with(|char: char| char.is_ascii_digit()));
         places.extend(places_of.map(|(at, _)| (at, old, new)));
     }
     let mut noticed = 0;
     for (at, old, new) in places {
         let line = rules[..at].lines().last().unwrap_or_default();
         // A filter on what may be 0, and not a threshold.
-        if line.contains("container_spec_memory_limit_bytes") || line.contains("or (container_oom_events_total") {
+        if line.contains("container_spec_memory_limit_bytes")
+            || line.contains("or (container_oom_events_total")
+        {
             continue;
         }
         let directory = TempDir::new("rules");
@@ -51,7 +55,9 @@ fn promtool_takes_the_configuration() {
 fn amtool_takes_the_example_and_routes_each_alert() {
     const CONFIG: &str = "deploy/prometheus/alertmanager.yml";
     succeeds(program("PODMETER_AMTOOL").args(["check-config", CONFIG]));
-    for (alert, receiver) in [("PodmeterSlowEndpoint", "team"), ("PodmeterOomKilled", "team"), ("PodmeterDown", "platform")] {
+    for (alert, receiver) in
+        [("PodmeterSlowEndpoint", "team"), ("PodmeterOomKilled", "team"), ("PodmeterDown", "platform")]
+    {
         let alert = format!("alertname={alert}");
         let arguments = ["config", "routes", "test", "--config.file", CONFIG, &alert];
         assert_eq!(succeeds(program("PODMETER_AMTOOL").args(arguments)).trim(), receiver, "{alert}");
@@ -88,7 +94,9 @@ fn a_packed_chart_renders_as_its_folder_does() {
     succeeds(program("PODMETER_HELM").args(["package", "deploy/helm/podmeter", "--destination", &folder]));
     let packed = format!("{folder}/podmeter-{}.tgz", env!("CARGO_PKG_VERSION"));
     let everything = "serviceMonitor.enabled=true,rules.enabled=true,dashboards.enabled=true";
-    let render = |chart: &str| succeeds(program("PODMETER_HELM").args(["template", "podmeter", chart, "--set", everything]));
+    let render = |chart: &str| {
+        succeeds(program("PODMETER_HELM").args(["template", "podmeter", chart, "--set", everything]))
+    };
     let text = render(&packed);
     assert_eq!(text, render("deploy/helm/podmeter"));
     assert!(text.contains("PodmeterSlowEndpoint") && text.contains("podmeter-node.json"), "{text}");

@@ -8,8 +8,12 @@ use crate::{
 };
 
 /// What only one of the two puts on objects: the chart may be installed twice, and says what installed it.
-const OF_HELM: [&str; 4] =
-    ["app.kubernetes.io/instance", "app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart"];
+const OF_HELM: [&str; 4] = [
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/version",
+    "app.kubernetes.io/managed-by",
+    "helm.sh/chart",
+];
 
 pub(crate) fn helm(values: &[&str]) -> Objects {
     let mut command = program("PODMETER_HELM");
@@ -60,7 +64,8 @@ fn the_base_is_the_chart_as_it_comes() {
 #[test]
 fn the_components_are_the_charts_switches() {
     let all = ["serviceMonitor.enabled=true", "rules.enabled=true", "dashboards.enabled=true"];
-    let components = ["deploy/kustomize/components/monitor", "deploy/kustomize/components/rules", "deploy/dashboards"];
+    let components =
+        ["deploy/kustomize/components/monitor", "deploy/kustomize/components/rules", "deploy/dashboards"];
     assert_same(&helm(&all), &kustomize(&components));
     let replace = [&all[..], &["serviceMonitor.cadvisor=replace"]].concat();
     let components = [&components[..], &["deploy/kustomize/components/replace-cadvisor"]].concat();
@@ -104,9 +109,12 @@ fn another_release_selects_its_own() {
 
 #[test]
 fn the_examples_build() {
-    let text = succeeds(program("PODMETER_KUSTOMIZE").args(["build", "deploy/kustomize/examples/kube-prometheus"]));
+    let text =
+        succeeds(program("PODMETER_KUSTOMIZE").args(["build", "deploy/kustomize/examples/kube-prometheus"]));
     let objects = parse(&text);
-    for (kind, name) in [("DaemonSet", "podmeter"), ("ServiceMonitor", "podmeter"), ("Role", "prometheus-k8s")] {
+    for (kind, name) in
+        [("DaemonSet", "podmeter"), ("ServiceMonitor", "podmeter"), ("Role", "prometheus-k8s")]
+    {
         assert!(objects.contains_key(&(kind.to_owned(), name.to_owned())), "{kind} {name}");
     }
 }

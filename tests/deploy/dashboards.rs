@@ -29,7 +29,10 @@ fn variables_are_defined_before_they_are_used() {
             let after = text.split('$').skip(1);
             let name = |text: &str| {
                 let text = text.trim_start_matches('{');
-                text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_').next().unwrap_or("").to_owned()
+                text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_')
+                    .next()
+                    .unwrap_or("")
+                    .to_owned()
             };
             after.map(name).collect()
         };
@@ -57,9 +60,12 @@ fn panels_lie_side_by_side_and_say_what_they_show() {
         for panel in list(&board["panels"], "panels") {
             let title = panel["title"].as_str().expect("a title");
             assert!(numbers.insert(panel["id"].as_u64()), "{file}: {title} has the number of another");
-            let at = |key: &str| panel["gridPos"][key].as_u64().unwrap_or_else(|| panic!("{title}: no {key}"));
+            let at =
+                |key: &str| panel["gridPos"][key].as_u64().unwrap_or_else(|| panic!("{title}: no {key}"));
             assert!(at("x") + at("w") <= 24, "{file}: {title} is out of the grid");
-            for cell in (at("y")..at("y") + at("h")).flat_map(|y| (at("x")..at("x") + at("w")).map(move |x| (x, y))) {
+            for cell in
+                (at("y")..at("y") + at("h")).flat_map(|y| (at("x")..at("x") + at("w")).map(move |x| (x, y)))
+            {
                 assert!(taken.insert(cell), "{file}: {title} lies on another");
             }
             if panel["type"] != "row" {
@@ -67,7 +73,10 @@ fn panels_lie_side_by_side_and_say_what_they_show() {
                 let targets = list(&panel["targets"], "targets");
                 assert!(!targets.is_empty(), "{file}: {title} shows nothing");
                 let source = |value: &Value| value["datasource"]["uid"] == "${datasource}";
-                assert!(source(panel) && targets.iter().all(source), "{file}: {title} has a data source of its own");
+                assert!(
+                    source(panel) && targets.iter().all(source),
+                    "{file}: {title} has a data source of its own"
+                );
             }
         }
     }

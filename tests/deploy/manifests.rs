@@ -39,7 +39,8 @@ fn the_agent_has_the_rights_that_it_needs_and_no_other() {
     let context = &container()["securityContext"];
     assert_eq!(context["capabilities"], json!({ "drop": ["ALL"], "add": ["BPF", "PERFMON", "NET_ADMIN"] }));
     let unit = read("deploy/podmeter.service");
-    let line = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("a bounding set");
+    let line =
+        unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("a bounding set");
     let of_unit: Vec<_> = line.split(' ').map(|name| name.trim_start_matches("CAP_")).collect();
     assert_eq!(of_unit, ["BPF", "PERFMON", "NET_ADMIN", "DAC_READ_SEARCH"]);
     assert_eq!(
@@ -69,7 +70,9 @@ fn the_version_is_the_same_everywhere() {
 #[test]
 fn the_charts_schema_has_the_values_and_no_others() {
     fn same(values: &Value, schema: &Value, at: &str) {
-        let (Some(values), Some(properties)) = (values.as_object(), schema["properties"].as_object()) else { return };
+        let (Some(values), Some(properties)) = (values.as_object(), schema["properties"].as_object()) else {
+            return;
+        };
         let known: BTreeSet<_> = properties.keys().filter(|key| *key != "global").collect();
         let own: BTreeSet<_> = values.keys().collect();
         // Options that are off by default.
@@ -85,6 +88,7 @@ fn the_charts_schema_has_the_values_and_no_others() {
         }
     }
     let values = yaml("deploy/helm/podmeter/values.yaml").remove(0);
-    let schema: Value = serde_json::from_str(&read("deploy/helm/podmeter/values.schema.json")).expect("a schema");
+    let schema: Value =
+        serde_json::from_str(&read("deploy/helm/podmeter/values.schema.json")).expect("a schema");
     same(&values, &schema, "");
 }

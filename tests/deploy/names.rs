@@ -80,15 +80,21 @@ fn the_page_says_of_each_metric_whose_it_is() {
     let part = |from: &str, to: &str| -> BTreeSet<String> {
         let part = page.split_once(from).and_then(|(_, rest)| rest.split_once(to)).expect(from).0;
         // The first column: the second says what there is instead.
-        let first = part.lines().map(|line| line.strip_prefix("| ").map_or(line, |row| row.split(" | ").next().unwrap_or(row)));
+        let first = part
+            .lines()
+            .map(|line| line.strip_prefix("| ").map_or(line, |row| row.split(" | ").next().unwrap_or(row)));
         let first = first.collect::<Vec<_>>().join(" ");
         let names = first.split('`').skip(1).step_by(2).filter(|name| name.starts_with("container_"));
         names.map(str::to_owned).collect()
     };
     let cadvisor: BTreeSet<_> = CADVISOR.lines().map(str::to_owned).collect();
-    let ours: BTreeSet<_> = documented::metrics().into_keys().filter(|name| name.starts_with("container_")).collect();
+    let ours: BTreeSet<_> =
+        documented::metrics().into_keys().filter(|name| name.starts_with("container_")).collect();
     let of = |set: &mut dyn Iterator<Item = &String>| set.cloned().collect::<BTreeSet<_>>();
-    assert_eq!(part("\nWhat is taken over", "\nWhat podmeter does not"), of(&mut ours.intersection(&cadvisor)));
+    assert_eq!(
+        part("\nWhat is taken over", "\nWhat podmeter does not"),
+        of(&mut ours.intersection(&cadvisor))
+    );
     assert_eq!(part("\nWhat podmeter does not", "\nWhat only podmeter"), of(&mut cadvisor.difference(&ours)));
     assert_eq!(part("\nWhat only podmeter", "\n## Rules"), of(&mut ours.difference(&cadvisor)));
 }

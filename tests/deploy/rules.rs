@@ -26,9 +26,11 @@ fn text<'a>(rule: &'a Value, key: &str) -> &'a str {
 fn what_is_asked_for_exists() {
     let metrics = metrics();
     let mut asked = 0;
-    let folders = [("deploy/prometheus", ".yaml"), ("deploy/dashboards", ".json"), ("deploy/autoscaling", ".yaml")];
+    let folders =
+        [("deploy/prometheus", ".yaml"), ("deploy/dashboards", ".json"), ("deploy/autoscaling", ".yaml")];
     for file in folders.iter().flat_map(|(folder, ending)| files(folder, ending)) {
-        for word in read(&file).lines().filter(|line| !line.trim_start().starts_with('#')).flat_map(mentioned) {
+        for word in read(&file).lines().filter(|line| !line.trim_start().starts_with('#')).flat_map(mentioned)
+        {
             assert!(base(word, &metrics).is_some(), "{file} asks for {word}, which METRICS.md does not have");
             asked += 1;
         }
@@ -101,5 +103,8 @@ fn the_operators_object_has_the_rules() {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::write(path(OBJECT), &new).expect("written");
     }
-    assert!(read(OBJECT) == new, "{OBJECT} is stale: UPDATE_GOLDEN=1 cargo test -p podmeter-tests --test deploy");
+    assert!(
+        read(OBJECT) == new,
+        "{OBJECT} is stale: UPDATE_GOLDEN=1 cargo test -p podmeter-tests --test deploy"
+    );
 }

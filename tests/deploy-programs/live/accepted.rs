@@ -31,7 +31,8 @@ fn place(object: &Value) -> String {
 fn cluster() -> Cluster {
     let cluster = Cluster::start();
     cluster.create("/api/v1/namespaces", &json!({ "metadata": { "name": "podmeter" } }));
-    let files = std::env::var("PODMETER_CRDS").expect("`cargo xtask test` fetches definitions and sets PODMETER_CRDS to their paths");
+    let files = std::env::var("PODMETER_CRDS")
+        .expect("`cargo xtask test` fetches definitions and sets PODMETER_CRDS to their paths");
     for file in files.split(':') {
         let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{file}: {error}"));
         for object in parse(&text).values() {
@@ -40,7 +41,10 @@ fn cluster() -> Cluster {
             let established = || {
                 let (_, definition) = cluster.get(&format!("{}/{name}", place(object)));
                 let conditions = definition["status"]["conditions"].as_array()?.clone();
-                conditions.iter().any(|one| one["type"] == "Established" && one["status"] == "True").then_some(())
+                conditions
+                    .iter()
+                    .any(|one| one["type"] == "Established" && one["status"] == "True")
+                    .then_some(())
             };
             podmeter_tests::wait::until(&name, established);
         }
@@ -55,7 +59,8 @@ fn refusal(cluster: &Cluster, object: &Value) -> Option<String> {
     let (code, answer) = podmeter_tests::wait::until(&path, || {
         Some(cluster.ask("POST", &path, "application/json", Some(object))).filter(|(code, _)| *code != 404)
     });
-    (code != 201).then(|| format!("{} {}: {code} {}", object["kind"], object["metadata"]["name"], answer["message"]))
+    (code != 201)
+        .then(|| format!("{} {}: {code} {}", object["kind"], object["metadata"]["name"], answer["message"]))
 }
 
 #[test]
@@ -63,7 +68,8 @@ fn the_api_server_takes_every_object() {
     let cluster = cluster();
     let everything = ["serviceMonitor.enabled=true", "rules.enabled=true", "dashboards.enabled=true"];
     let with = |more: &[&str]| helm(&[&everything[..], more].concat());
-    let example = program("PODMETER_KUSTOMIZE").args(["build", "deploy/kustomize/examples/kube-prometheus"]).output();
+    let example =
+        program("PODMETER_KUSTOMIZE").args(["build", "deploy/kustomize/examples/kube-prometheus"]).output();
     let example = parse(&String::from_utf8(example.expect("kustomize").stdout).expect("text"));
     let mut sets = vec![
         ("the base", kustomize(&[])),
@@ -94,11 +100,15 @@ fn the_api_server_takes_every_object() {
 /// kubectl itself, where there is one, on the example as a whole.
 #[test]
 fn kubectl_builds_the_example_as_kustomize_does() {
-    let Ok(kubectl) = std::process::Command::new("kubectl").current_dir(path("")).args(["kustomize", "deploy/kustomize/examples/kube-prometheus"]).output()
+    let Ok(kubectl) = std::process::Command::new("kubectl")
+        .current_dir(path(""))
+        .args(["kustomize", "deploy/kustomize/examples/kube-prometheus"])
+        .output()
     else {
         println!("SKIPPED: there is no kubectl here");
         return;
     };
-    let of_kustomize = succeeds(program("PODMETER_KUSTOMIZE").args(["build", "deploy/kustomize/examples/kube-prometheus"]));
+    let of_kustomize =
+        succeeds(program("PODMETER_KUSTOMIZE").args(["build", "deploy/kustomize/examples/kube-prometheus"]));
     assert_eq!(parse(&String::from_utf8(kubectl.stdout).expect("text")), parse(&of_kustomize));
 }

@@ -13,7 +13,10 @@ use crate::program;
 
 /// An Alertmanager with the example that is shipped, that waits for a second where it would for half a minute.
 fn alertmanager(webhook: &Webhook) -> Server {
-    let config = shipped("alertmanager.yml", &[("group_wait: 30s", "group_wait: 1s"), ("127.0.0.1:9099", &webhook.address)]);
+    let config = shipped(
+        "alertmanager.yml",
+        &[("group_wait: 30s", "group_wait: 1s"), ("127.0.0.1:9099", &webhook.address)],
+    );
     let directory = TempDir::new("alertmanager");
     directory.file("alertmanager.yml", config);
     Server::start(directory, |address, directory| {
@@ -49,9 +52,13 @@ fn a_slow_endpoint_reaches_the_webhook_in_one_message() {
     let _load = Load::start(&address, &["/delay/a/700", "/delay/b/700", "/delay/c/1"]);
     let (path, message) = wait::until("a message with both routes", || {
         let of_ours = |message: &Value| {
-            message["groupLabels"]["alertname"] == "PodmeterSlowEndpoint" && message["groupLabels"]["container"] == *name
+            message["groupLabels"]["alertname"] == "PodmeterSlowEndpoint"
+                && message["groupLabels"]["container"] == *name
         };
-        webhook.messages().into_iter().find(|(_, message)| of_ours(message) && labels(message, "http_route").len() == 2)
+        webhook
+            .messages()
+            .into_iter()
+            .find(|(_, message)| of_ours(message) && labels(message, "http_route").len() == 2)
     });
     assert_eq!((path.as_str(), &message["status"]), ("/team", &json!("firing")));
     assert_eq!(labels(&message, "http_route"), ["/delay/a/{id}", "/delay/b/{id}"]);
@@ -62,8 +69,13 @@ fn a_slow_endpoint_reaches_the_webhook_in_one_message() {
     let medians = prometheus.query(&format!(
         "namespace_container_route:http_server_request_duration_seconds:p50_2m{{container=\"{name}\",http_route=~\"/delay/[ab].*\"}}"
     ));
-    assert!(medians.len() == 2 && medians.iter().all(|(_, value)| (0.5..=0.75).contains(value)), "{medians:?}");
-    let fast = format!("namespace_container_route:http_server_requests:rate2m{{container=\"{name}\",http_route=\"/delay/c/{{id}}\"}}");
+    assert!(
+        medians.len() == 2 && medians.iter().all(|(_, value)| (0.5..=0.75).contains(value)),
+        "{medians:?}"
+    );
+    let fast = format!(
+        "namespace_container_route:http_server_requests:rate2m{{container=\"{name}\",http_route=\"/delay/c/{{id}}\"}}"
+    );
     assert!(prometheus.query(&fast)[0].1 > 0.0, "the third was measured as well");
     assert_eq!(prometheus.complaints(), Vec::<String>::new());
 }
@@ -73,9 +85,7 @@ fn a_slow_endpoint_reaches_the_webhook_in_one_message() {
 fn what_follows_from_something_else_is_held_back() {
     let webhook = Webhook::listen();
     let alertmanager = alertmanager(&webhook);
-    let alert = |name: &str, container: &str| {
-        json!({ "labels": { "alertname": name, "namespace": "shop", "pod": "p", "container": container, "instance": "n1" } })
-    };
+    let alert = |name: &str, container: &str| json!({ "labels": { "alertname": name, "namespace": "shop", "pod": "p", "container": container, "instance": "n1" } });
     alertmanager.post(
         "/api/v2/alerts",
         &json!([
@@ -88,9 +98,11 @@ fn what_follows_from_something_else_is_held_back() {
             alert("PodmeterLostData", ""),
         ]),
     );
-    let of = |message: &Value| (labels(message, "alertname")[0].to_owned(), labels(message, "container").concat());
+    let of =
+        |message: &Value| (labels(message, "alertname")[0].to_owned(), labels(message, "container").concat());
     let told = wait::until("four messages", || {
-        let mut told: Vec<_> = webhook.messages().iter().map(|(path, message)| (path.clone(), of(message))).collect();
+        let mut told: Vec<_> =
+            webhook.messages().iter().map(|(path, message)| (path.clone(), of(message))).collect();
         told.sort();
         (told.len() == 4).then_some(told)
     });
@@ -100,9 +112,15 @@ fn what_follows_from_something_else_is_held_back() {
         ("/team", "PodmeterOomKilled", "web"),
         ("/team", "PodmeterSlowEndpoint", "web"),
     ];
-    let expected = expected.map(|(path, name, container)| (path.to_owned(), (name.to_owned(), container.to_owned())));
+    let expected =
+        expected.map(|(path, name, container)| (path.to_owned(), (name.to_owned(), container.to_owned())));
     assert_eq!(told, expected);
     let alerts = alertmanager.api("/api/v2/alerts?active=false&silenced=false&inhibited=true");
-    let held: Vec<_> = alerts.as_array().expect("alerts").iter().filter_map(|alert| alert["labels"]["alertname"].as_str()).collect();
+    let held: Vec<_> = alerts
+        .as_array()
+        .expect("alerts")
+        .iter()
+        .filter_map(|alert| alert["labels"]["alertname"].as_str())
+        .collect();
     assert_eq!(held.len(), 3, "{held:?}");
 }

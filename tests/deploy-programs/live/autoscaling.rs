@@ -30,7 +30,11 @@ fn every_query_has_an_answer() {
         queries.push(adapted(&rule["metricsQuery"], group, pods));
     }
     for resource in ["cpu", "memory"] {
-        queries.push(adapted(&rules["resource"][resource]["containerQuery"], "namespace,pod,container", pods));
+        queries.push(adapted(
+            &rules["resource"][resource]["containerQuery"],
+            "namespace,pod,container",
+            pods,
+        ));
         queries.push(adapted(&rules["resource"][resource]["nodeQuery"], "node", "node=\"node-1\""));
     }
     for trigger in yaml("keda-scaledobject.yaml")["spec"]["triggers"].as_array().expect("triggers") {

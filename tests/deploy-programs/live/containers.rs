@@ -97,7 +97,11 @@ impl Container {
         } else {
             self.cgroup.write("cpu", "cpu.cfs_quota_us", &quota.to_string());
         }
-        let file = if self.cgroup.controller("memory").join(v2_memory).exists() { v2_memory } else { "memory.limit_in_bytes" };
+        let file = if self.cgroup.controller("memory").join(v2_memory).exists() {
+            v2_memory
+        } else {
+            "memory.limit_in_bytes"
+        };
         self.cgroup.write("memory", file, &(mebibytes << 20).to_string());
     }
 

@@ -45,7 +45,8 @@ fn variables(board: &Value, prometheus: &Prometheus) -> BTreeMap<String, String>
     for variable in board["templating"]["list"].as_array().expect("variables") {
         let Some(query) = variable["query"]["query"].as_str() else { continue };
         let inner = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
-        let (selector, label) = inner.and_then(|inner| inner.rsplit_once(", ")).expect("a selector and a label");
+        let (selector, label) =
+            inner.and_then(|inner| inner.rsplit_once(", ")).expect("a selector and a label");
         let selector = fill(selector, &known);
         let values = wait::until(&format!("values of {label} in {selector}"), || {
             Some(prometheus.label_values(&selector, label)).filter(|values| !values.is_empty())
@@ -53,7 +54,10 @@ fn variables(board: &Value, prometheus: &Prometheus) -> BTreeMap<String, String>
         // As Grafana joins what a person has marked; and what "All" is.
         assert_eq!(variable["allValue"], ".*");
         let name = variable["name"].as_str().expect("a name").to_owned();
-        known.insert(name, format!("({})", values.join("|").replace('\\', "\\\\").replace(['{', '}', '$', '.'], ".")));
+        known.insert(
+            name,
+            format!("({})", values.join("|").replace('\\', "\\\\").replace(['{', '}', '$', '.'], ".")),
+        );
     }
     known
 }
@@ -85,7 +89,9 @@ impl Board {
     fn queries_of(&self, panel: &Value) -> Vec<(String, String)> {
         let text = |value: &Value| value.as_str().expect("text").to_owned();
         let targets = panel["targets"].as_array().into_iter().flatten();
-        targets.map(|target| (text(&target["legendFormat"]), fill(&text(&target["expr"]), &self.variables))).collect()
+        targets
+            .map(|target| (text(&target["legendFormat"]), fill(&text(&target["expr"]), &self.variables)))
+            .collect()
     }
 
     fn queries(&self) -> Vec<(String, String)> {
@@ -97,7 +103,11 @@ impl Board {
         for panel in self.panels() {
             let mut drawn = Panel::new(panel);
             for (legend, expression) in self.queries_of(panel) {
-                drawn.add(&legend, prometheus.range(&expression, start, now()), prometheus.query(&expression));
+                drawn.add(
+                    &legend,
+                    prometheus.range(&expression, start, now()),
+                    prometheus.query(&expression),
+                );
             }
             drawing.add(&drawn);
         }
@@ -124,7 +134,9 @@ fn every_panel_has_data() {
         "while :; do curl -qs http://{address}/users/7 http://{address}/delay/30 http://127.0.0.1:1/; done >/dev/null"
     ));
     let _load = Load::start(&address, &["/", "/users/12", "/delay/25", "/status/503", "/delay/120"]);
-    let boards: Vec<_> = ["podmeter-node", "podmeter-pod", "podmeter-requests", "podmeter-agent"].map(|uid| Board::new(uid, &prometheus)).into();
+    let boards: Vec<_> = ["podmeter-node", "podmeter-pod", "podmeter-requests", "podmeter-agent"]
+        .map(|uid| Board::new(uid, &prometheus))
+        .into();
     for (_, expression) in boards.iter().flat_map(Board::queries) {
         prometheus.wait_for(&expression);
     }
@@ -133,7 +145,8 @@ fn every_panel_has_data() {
     let folder = path("target/dashboards");
     fs::create_dir_all(&folder).expect("a folder");
     for board in boards {
-        fs::write(folder.join(format!("{}.svg", board.uid)), board.draw(&prometheus, start)).expect("written");
+        fs::write(folder.join(format!("{}.svg", board.uid)), board.draw(&prometheus, start))
+            .expect("written");
     }
     let complaints: Vec<_> = prometheus.complaints();
     // There is no Alertmanager here.

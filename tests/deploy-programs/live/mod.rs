@@ -7,6 +7,7 @@ mod alerts;
 mod autoscaling;
 mod containers;
 mod dashboards;
+mod logs;
 mod operator;
 mod picture;
 mod prometheus;

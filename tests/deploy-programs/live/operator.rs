@@ -40,7 +40,13 @@ fn endpoint(cadvisor: &str) -> Value {
 /// Rules of the operator in the words of Prometheus.
 fn rules(list: &Value) -> Vec<String> {
     let word = |key: &str| -> String {
-        key.chars().flat_map(|char| if char.is_uppercase() { format!("_{}", char.to_lowercase()) } else { char.to_string() }.chars().collect::<Vec<_>>()).collect()
+        key.chars()
+            .flat_map(|char| {
+                if char.is_uppercase() { format!("_{}", char.to_lowercase()) } else { char.to_string() }
+                    .chars()
+                    .collect::<Vec<_>>()
+            })
+            .collect()
     };
     let rule = |rule: &Value| {
         let map: serde_json::Map<_, _> =
@@ -67,8 +73,10 @@ impl Cluster {
         let agent = node.agent();
         let endpoint = endpoint(cadvisor);
         assert_eq!(endpoint["honorLabels"], true);
-        let list = |rules: Vec<String>| rules.iter().map(|rule| format!("      - {rule}\n")).collect::<String>();
-        let (relabel, metric) = (list(rules(&endpoint["relabelings"])), list(rules(&endpoint["metricRelabelings"])));
+        let list =
+            |rules: Vec<String>| rules.iter().map(|rule| format!("      - {rule}\n")).collect::<String>();
+        let (relabel, metric) =
+            (list(rules(&endpoint["relabelings"])), list(rules(&endpoint["metricRelabelings"])));
         let dropped = drop.map(|rule| list(rules(&json!([rule])))).unwrap_or_default();
         let address = agent.address;
         // A kubelet has only what cAdvisor has.
@@ -84,7 +92,8 @@ impl Cluster {
         let info = ["web", "checkout"].map(|pod| {
             format!("      - record: kube_pod_info\n        expr: vector(1)\n        labels: {{ namespace: shop, pod: {pod}-0, node: node-1 }}\n")
         });
-        let facts = format!("groups:\n  - name: kube-state-metrics\n    interval: 1s\n    rules:\n{}", info.concat());
+        let facts =
+            format!("groups:\n  - name: kube-state-metrics\n    interval: 1s\n    rules:\n{}", info.concat());
         let prometheus = Prometheus::start(&format!("rule_files: [rules.yaml]\n{config}"), &facts);
         let (server, address) = containers[0].serve();
         let busy = containers[0].run("while :; do :; done");
@@ -93,13 +102,24 @@ impl Cluster {
              while :; do dd if=/dev/zero of=$f bs=64k count=4 oflag=direct 2>&-; dd if=$f of=/dev/null bs=64k iflag=direct 2>&-; done",
         );
         let load = Load::start(&address, &["/", "/delay/20"]);
-        Self { prometheus, _work: (vec![server, busy, disk], load), _agent: agent, _containers: containers, _node: node }
+        Self {
+            prometheus,
+            _work: (vec![server, busy, disk], load),
+            _agent: agent,
+            _containers: containers,
+            _node: node,
+        }
     }
 
     /// No series of podmeter's has the name of the agent's pod, and each names its node.
     fn assert_labelled(&self) {
         self.prometheus.wait_for("podmeter_build_info{node=\"node-1\"}");
-        for wrong in ["{pod=~\"podmeter.*\"}", "{container=\"podmeter\"}", "{namespace=\"podmeter\"}", "{__name__=~\".+\",node!=\"node-1\",instance=~\".+\"}"] {
+        for wrong in [
+            "{pod=~\"podmeter.*\"}",
+            "{container=\"podmeter\"}",
+            "{namespace=\"podmeter\"}",
+            "{__name__=~\".+\",node!=\"node-1\",instance=~\".+\"}",
+        ] {
             assert_eq!(self.prometheus.query(&format!("count({wrong})")), vec![], "{wrong}");
         }
     }
@@ -123,8 +143,11 @@ const SHARED: [&str; 4] = [
     "container_cpu_cfs_periods_total",
     "container_fs_writes_bytes_total",
 ];
-const OWN: [&str; 3] =
-    ["container_cpu_run_queue_latency_seconds_count", "http_server_request_duration_seconds_count", "container_tcp_sent_bytes_total"];
+const OWN: [&str; 3] = [
+    "container_cpu_run_queue_latency_seconds_count",
+    "http_server_request_duration_seconds_count",
+    "container_tcp_sent_bytes_total",
+];
 
 #[test]
 fn beside_cadvisor_podmeter_adds_only_what_that_lacks() {
@@ -136,8 +159,10 @@ fn beside_cadvisor_podmeter_adds_only_what_that_lacks() {
 
 #[test]
 fn in_cadvisors_place_podmeter_answers_what_kube_prometheus_asks() {
-    let patch: Value =
-        serde_json::from_str(&fs::read_to_string(path("deploy/kube-prometheus/kubelet.patch.json")).expect("ours")).expect("JSON");
+    let patch: Value = serde_json::from_str(
+        &fs::read_to_string(path("deploy/kube-prometheus/kubelet.patch.json")).expect("ours"),
+    )
+    .expect("JSON");
     let cluster = Cluster::new("replace", Some(&patch[0]["value"]));
     cluster.assert_labelled();
     cluster.assert_once(&SHARED, "kubelet");
@@ -147,6 +172,9 @@ fn in_cadvisors_place_podmeter_answers_what_kube_prometheus_asks() {
     assert!(cluster.prometheus.query(&own)[0].1 > 0.0);
     for asked in ASKED {
         let found = cluster.prometheus.wait_for(asked);
-        assert!(found.iter().any(|(labels, _)| labels["pod"] == "web-0" || labels["pod"] == "checkout-0"), "{asked}: {found:?}");
+        assert!(
+            found.iter().any(|(labels, _)| labels["pod"] == "web-0" || labels["pod"] == "checkout-0"),
+            "{asked}: {found:?}"
+        );
     }
 }

@@ -7,7 +7,8 @@ use serde_json::Value;
 /// A column of Grafana's grid, and a row of it, in pixels.
 const COLUMN: f64 = 64.0;
 const ROW: f64 = 32.0;
-const COLOURS: [&str; 8] = ["#73bf69", "#5794f2", "#f2cc0c", "#ff780a", "#b877d9", "#f2495c", "#8ab8ff", "#c0d8ff"];
+const COLOURS: [&str; 8] =
+    ["#73bf69", "#5794f2", "#f2cc0c", "#ff780a", "#b877d9", "#f2495c", "#8ab8ff", "#c0d8ff"];
 
 /// Series with their legends and points.
 type Lines = Vec<(String, Vec<(f64, f64)>)>;
@@ -49,17 +50,33 @@ impl<'a> Panel<'a> {
             _ = write!(out, "<text x='4' y='20' class='row'>{title}</text></g>");
             return;
         }
-        _ = write!(out, "<rect width='{width}' height='{height}' class='panel'/><text x='8' y='18' class='title'>{title}</text>");
+        _ = write!(
+            out,
+            "<rect width='{width}' height='{height}' class='panel'/><text x='8' y='18' class='title'>{title}</text>"
+        );
         match self.panel["type"].as_str() {
             Some("stat") => {
-                let text = self.values.first().map_or("no data".into(), |(_, value)| readable(*value, self.unit()));
-                _ = write!(out, "<text x='{}' y='{}' class='stat'>{text}</text>", width / 2.0, height / 2.0 + 22.0);
+                let text =
+                    self.values.first().map_or("no data".into(), |(_, value)| readable(*value, self.unit()));
+                _ = write!(
+                    out,
+                    "<text x='{}' y='{}' class='stat'>{text}</text>",
+                    width / 2.0,
+                    height / 2.0 + 22.0
+                );
             }
             Some("table") => {
-                for (index, (name, value)) in self.values.iter().take(((height - 30.0) / 16.0) as usize).enumerate() {
+                for (index, (name, value)) in
+                    self.values.iter().take(((height - 30.0) / 16.0) as usize).enumerate()
+                {
                     let y = 38.0 + 16.0 * index as f64;
                     let value = readable(*value, self.unit());
-                    _ = write!(out, "<text x='8' y='{y}'>{}</text><text x='{}' y='{y}' text-anchor='end'>{value}</text>", escape(name), width - 8.0);
+                    _ = write!(
+                        out,
+                        "<text x='8' y='{y}'>{}</text><text x='{}' y='{y}' text-anchor='end'>{value}</text>",
+                        escape(name),
+                        width - 8.0
+                    );
                 }
             }
             Some("heatmap") => self.heatmap(out, width, height),
@@ -70,14 +87,21 @@ impl<'a> Panel<'a> {
 
     fn lines(&self, out: &mut String, width: f64, height: f64) {
         let (left, right, top, bottom) = (70.0, width - 8.0, 28.0, height - 56.0);
-        let points = || self.lines.iter().flat_map(|(_, points)| points).filter(|(_, value)| value.is_finite());
+        let points =
+            || self.lines.iter().flat_map(|(_, points)| points).filter(|(_, value)| value.is_finite());
         let highest = points().map(|point| point.1).fold(0.0, f64::max);
         let highest = if highest > 0.0 { highest } else { 1.0 };
-        let (from, to) = points().fold((f64::MAX, f64::MIN), |(from, to), (time, _)| (from.min(*time), to.max(*time)));
+        let (from, to) =
+            points().fold((f64::MAX, f64::MIN), |(from, to), (time, _)| (from.min(*time), to.max(*time)));
         for (part, value) in [(0.0, highest), (0.5, highest / 2.0), (1.0, 0.0)] {
             let y = top + part * (bottom - top);
             let value = readable(value, self.unit());
-            _ = write!(out, "<path d='M{left},{y}H{right}' class='grid'/><text x='{}' y='{}' text-anchor='end'>{value}</text>", left - 4.0, y + 4.0);
+            _ = write!(
+                out,
+                "<path d='M{left},{y}H{right}' class='grid'/><text x='{}' y='{}' text-anchor='end'>{value}</text>",
+                left - 4.0,
+                y + 4.0
+            );
         }
         for (index, (name, points)) in self.lines.iter().enumerate() {
             let colour = COLOURS[index % COLOURS.len()];
@@ -99,15 +123,23 @@ impl<'a> Panel<'a> {
     }
 
     fn heatmap(&self, out: &mut String, width: f64, height: f64) {
-        let mut rows: Vec<_> = self.lines.iter().filter_map(|(le, points)| Some((le.parse::<f64>().ok()?, points))).collect();
+        let mut rows: Vec<_> =
+            self.lines.iter().filter_map(|(le, points)| Some((le.parse::<f64>().ok()?, points))).collect();
         rows.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (left, top, bottom) = (70.0, 28.0, height - 10.0);
         let tall = (bottom - top) / rows.len().max(1) as f64;
         let mut below: Vec<f64> = Vec::new();
-        let highest = self.lines.iter().flat_map(|(_, points)| points).map(|point| point.1).fold(1.0, f64::max);
+        let highest =
+            self.lines.iter().flat_map(|(_, points)| points).map(|point| point.1).fold(1.0, f64::max);
         for (index, (le, points)) in rows.iter().enumerate() {
             let y = bottom - (index + 1) as f64 * tall;
-            _ = write!(out, "<text x='{}' y='{}' text-anchor='end'>{}</text>", left - 4.0, y + tall - 2.0, readable(*le, "s"));
+            _ = write!(
+                out,
+                "<text x='{}' y='{}' text-anchor='end'>{}</text>",
+                left - 4.0,
+                y + tall - 2.0,
+                readable(*le, "s")
+            );
             below.resize(points.len(), 0.0);
             let wide = (width - left - 8.0) / points.len().max(1) as f64;
             for (column, (_, value)) in points.iter().enumerate() {
@@ -115,7 +147,10 @@ impl<'a> Panel<'a> {
                 below[column] = *value;
                 let x = left + column as f64 * wide;
                 let opacity = (own / highest).sqrt();
-                _ = write!(out, "<rect x='{x:.1}' y='{y:.1}' width='{wide:.1}' height='{tall:.1}' fill='#ff780a' opacity='{opacity:.2}'/>");
+                _ = write!(
+                    out,
+                    "<rect x='{x:.1}' y='{y:.1}' width='{wide:.1}' height='{tall:.1}' fill='#ff780a' opacity='{opacity:.2}'/>"
+                );
             }
         }
     }
@@ -156,7 +191,9 @@ impl Drawing {
 /// A legend with its labels filled in.
 fn named(legend: &str, labels: &Value) -> String {
     let labels = labels.as_object().into_iter().flatten();
-    let filled = labels.fold(legend.to_owned(), |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value.as_str().unwrap_or("")));
+    let filled = labels.fold(legend.to_owned(), |text, (name, value)| {
+        text.replace(&format!("{{{{{name}}}}}"), value.as_str().unwrap_or(""))
+    });
     // What a series does not have.
     let mut parts = filled.split("{{");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -170,7 +207,8 @@ fn all(labels: &Value) -> String {
 
 fn readable(value: f64, unit: &str) -> String {
     let scaled = |value: f64, step: f64, names: &[&str]| {
-        let power = names.iter().enumerate().rposition(|(power, _)| value >= step.powi(power as i32)).unwrap_or(0);
+        let power =
+            names.iter().enumerate().rposition(|(power, _)| value >= step.powi(power as i32)).unwrap_or(0);
         format!("{:.3} {}", value / step.powi(power as i32), names[power])
     };
     match unit {

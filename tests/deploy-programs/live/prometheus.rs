@@ -47,8 +47,11 @@ impl Prometheus {
     /// What an expression is now: the series with their values.
     pub(crate) fn query(&self, expression: &str) -> Vec<(Value, f64)> {
         let answer = self.0.api(&format!("/api/v1/query?query={}", escape(expression)));
-        let result = answer["data"]["result"].as_array().unwrap_or_else(|| panic!("{expression}: {answer}")).clone();
-        let value = |series: &Value| series["value"][1].as_str().and_then(|text| text.parse().ok()).unwrap_or(f64::NAN);
+        let result =
+            answer["data"]["result"].as_array().unwrap_or_else(|| panic!("{expression}: {answer}")).clone();
+        let value = |series: &Value| {
+            series["value"][1].as_str().and_then(|text| text.parse().ok()).unwrap_or(f64::NAN)
+        };
         result.iter().map(|series| (series["metric"].clone(), value(series))).collect()
     }
 
@@ -81,6 +84,9 @@ impl Prometheus {
     /// Warnings and errors that it logged.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let log = self.0.log();
-        log.lines().filter(|line| line.contains("level=WARN") || line.contains("level=ERROR")).map(str::to_owned).collect()
+        log.lines()
+            .filter(|line| line.contains("level=WARN") || line.contains("level=ERROR"))
+            .map(str::to_owned)
+            .collect()
     }
 }

@@ -1,7 +1,7 @@
 //! The agent with what the DaemonSet gives it: the same capabilities and no other, nothing to be gained, and the host's cgroups where
 //! they are mounted, for reading.
 
-use std::{fs, process::Command};
+use std::{collections::BTreeMap, fs, process::Command};
 
 use podmeter_tests::{
     agent::{Agent, binary},
@@ -14,12 +14,14 @@ use crate::{objects::parse, path};
 fn container() -> Value {
     let text = fs::read_to_string(path("deploy/kustomize/base/daemonset.yaml")).expect("ours");
     let objects = parse(&text);
-    objects[&("DaemonSet".to_owned(), "podmeter".to_owned())]["spec"]["template"]["spec"]["containers"][0].clone()
+    objects[&("DaemonSet".to_owned(), "podmeter".to_owned())]["spec"]["template"]["spec"]["containers"][0]
+        .clone()
 }
 
 /// The capabilities that it adds, without one.
 fn capabilities(without: &str) -> Vec<String> {
-    let added = container()["securityContext"]["capabilities"]["add"].as_array().expect("capabilities").clone();
+    let added =
+        container()["securityContext"]["capabilities"]["add"].as_array().expect("capabilities").clone();
     let names = added.iter().map(|name| name.as_str().expect("text").to_lowercase());
     names.filter(|name| *name != without).collect()
 }
@@ -29,7 +31,10 @@ fn agent(without: &str, directory: &TempDir) -> Agent {
     let container = container();
     let variable = |name: &str| {
         let list = container["env"].as_array().expect("variables").iter();
-        list.clone().find(|variable| variable["name"] == name).expect(name)["value"].as_str().expect("text").to_owned()
+        list.clone().find(|variable| variable["name"] == name).expect(name)["value"]
+            .as_str()
+            .expect("text")
+            .to_owned()
     };
     let mount = container["volumeMounts"][0]["mountPath"].as_str().expect("text").to_owned();
     assert_eq!(variable("PODMETER_CGROUPFS"), mount, "it looks where it is mounted");
@@ -45,12 +50,16 @@ fn agent(without: &str, directory: &TempDir) -> Agent {
     Agent::start_by(&mut command, &["--cgroupfs", &place.display().to_string()])
 }
 
-/// The signals of which a probe is not attached.
-fn broken(agent: &Agent) -> Vec<String> {
+/// How many of its probes a signal has attached, of how many.
+fn attached(agent: &Agent) -> BTreeMap<String, (f64, f64)> {
     let scrape = agent.scrape();
     let signals = scrape.label_values("podmeter_probe_state", "signal", &[]);
-    let of = |signal: &String, state| scrape.sum("podmeter_probe_state", &[("signal", signal), ("state", state)]);
-    signals.into_iter().filter(|signal| of(signal, "failed") + of(signal, "unsupported") > 0.0).collect()
+    let of = |labels: &[(&str, &str)]| scrape.sum("podmeter_probe_state", labels);
+    let count = |signal: String| {
+        let counts = (of(&[("signal", &signal), ("state", "attached")]), of(&[("signal", &signal)]));
+        (signal, counts)
+    };
+    signals.into_iter().map(count).collect()
 }
 
 #[test]
@@ -68,7 +77,12 @@ fn the_daemonsets_rights_are_enough() {
     let scrape = agent.scrape();
     let states = scrape.label_values("podmeter_probe_state", "state", &[]);
     for state in states.iter().filter(|state| *state != "attached") {
-        assert_eq!(scrape.sum("podmeter_probe_state", &[("state", state)]), 0.0, "{state}:\n{}", agent.log().join("\n"));
+        assert_eq!(
+            scrape.sum("podmeter_probe_state", &[("state", state)]),
+            0.0,
+            "{state}:\n{}",
+            agent.log().join("\n")
+        );
     }
     assert!(scrape.value("container_memory_working_set_bytes", &[("id", "/")]) > Some(0.0));
     assert_eq!(agent.get("/readyz").0, 200);
@@ -77,10 +91,18 @@ fn the_daemonsets_rights_are_enough() {
 /// What deploy/README.md says of each.
 #[test]
 fn each_right_is_needed_for_what_is_said_of_it() {
-    let needed = ["", "net_admin", "perfmon", "bpf"].map(|right| {
+    let of = |right: &str| {
         let directory = TempDir::new("rights");
-        broken(&agent(right, &directory))
-    });
-    let all = ["block_io", "cgroup", "cpu", "http", "memory", "pressure", "tcp"];
-    assert_eq!(needed, [&[][..], &["http"], &["block_io", "cgroup", "cpu", "http", "tcp"], &all]);
+        attached(&agent(right, &directory))
+    };
+    let (all, network) = (of(""), of("net_admin"));
+    assert!(all.values().all(|(attached, all)| attached == all), "{all:?}");
+    for (signal, (attached, all)) in network {
+        assert_eq!(attached < all, signal == "http", "without NET_ADMIN: {signal} has {attached} of {all}");
+    }
+    for right in ["perfmon", "bpf"] {
+        let found = of(right);
+        println!("without {right}: {found:?}");
+        assert!(found.values().all(|(attached, _)| *attached == 0.0), "without {right}: {found:?}");
+    }
 }

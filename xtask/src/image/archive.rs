@@ -49,9 +49,8 @@ pub(super) fn write(image: &Dockerfile, tag: &str, architecture: &str, content: 
         "manifests": [described],
     });
     let docker = json!([{ "Config": config.path(), "RepoTags": [tag], "Layers": [layer.path()] }]);
-    let file = |name: &str, value: &Value| -> Result<_> {
-        Ok((name.to_owned(), serde_json::to_vec(value)?, 0o644))
-    };
+    let file =
+        |name: &str, value: &Value| -> Result<_> { Ok((name.to_owned(), serde_json::to_vec(value)?, 0o644)) };
     tar([
         file("oci-layout", &json!({ "imageLayoutVersion": "1.0.0" }))?,
         file("index.json", &index)?,
@@ -96,7 +95,9 @@ fn tar(files: impl IntoIterator<Item = (String, Vec<u8>, u32)>) -> Result<Vec<u8
         header.set_size(content.len() as u64);
         header.set_mode(mode);
         (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
-        builder.append_data(&mut header, &path, &content[..]).with_context(|| format!("{path} in a tarball"))?;
+        builder
+            .append_data(&mut header, &path, &content[..])
+            .with_context(|| format!("{path} in a tarball"))?;
     }
     builder.into_inner().context("the end of a tarball")
 }
@@ -119,7 +120,8 @@ mod tests {
 
     #[test]
     fn each_reference_leads_to_what_it_names() {
-        let image = Dockerfile { file: "/bin/p".into(), command: vec!["agent".into()], ..Dockerfile::default() };
+        let image =
+            Dockerfile { file: "/bin/p".into(), command: vec!["agent".into()], ..Dockerfile::default() };
         let archive = write(&image, "example.org/p:1", "amd64", b"program").unwrap();
         assert_eq!(archive, write(&image, "example.org/p:1", "amd64", b"program").unwrap(), "reproducible");
         let files = files(&archive);
@@ -127,7 +129,10 @@ mod tests {
         let blob = |described: &Value| {
             let name = described["digest"].as_str().unwrap();
             let content = &files[&format!("blobs/{}", name.replace(':', "/"))];
-            assert_eq!((digest(content).as_str(), content.len() as u64), (name, described["size"].as_u64().unwrap()));
+            assert_eq!(
+                (digest(content).as_str(), content.len() as u64),
+                (name, described["size"].as_u64().unwrap())
+            );
             content.clone()
         };
         let index = json("index.json");

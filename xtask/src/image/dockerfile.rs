@@ -35,7 +35,9 @@ impl Dockerfile {
                     let (name, value) = rest.split_once('=').context("a label without a value")?;
                     this.labels.insert(name.to_owned(), serde_json::from_str(value)?);
                 }
-                other => bail!("the last stage of the Dockerfile has {other}, which `cargo xtask image` does not know"),
+                other => bail!(
+                    "the last stage of the Dockerfile has {other}, which `cargo xtask image` does not know"
+                ),
             }
         }
         if !this.file.starts_with('/') {
@@ -53,8 +55,14 @@ mod tests {
     fn ours_is_understood() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/Dockerfile");
         let image = Dockerfile::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
-        assert_eq!((image.file.as_str(), &image.entrypoint[..]), ("/podmeter", &["/podmeter".to_owned()][..]));
-        assert_eq!((&image.command[..], &image.ports[..]), (&["agent".to_owned()][..], &["9690/tcp".to_owned()][..]));
+        assert_eq!(
+            (image.file.as_str(), &image.entrypoint[..]),
+            ("/podmeter", &["/podmeter".to_owned()][..])
+        );
+        assert_eq!(
+            (&image.command[..], &image.ports[..]),
+            (&["agent".to_owned()][..], &["9690/tcp".to_owned()][..])
+        );
         assert_eq!(image.labels["org.opencontainers.image.licenses"], "Apache-2.0");
     }
 
