@@ -1,6 +1,7 @@
 //! A real Kubernetes API server with its etcd, on loopback; gone, with all that it knew, when dropped.
 
 mod keys;
+pub mod kubelet;
 
 use std::{
     fs,
@@ -81,7 +82,8 @@ impl Cluster {
             "--advertise-address=127.0.0.1",
             "--endpoint-reconciler-type=none",
             "--etcd-compaction-interval=0",
-            "--authorization-mode=RBAC",
+            "--authorization-mode=Node,RBAC",
+            "--allow-privileged=true",
             "--service-cluster-ip-range=127.96.0.0/16",
             "--service-account-issuer=https://kubernetes.default.svc",
             "--profiling=false",

@@ -93,12 +93,25 @@ mod message {
 
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Image {
-        /// Often the image's hash, and not its name.
+        /// Its name or its hash.
         #[prost(string, tag = "1")]
         pub(super) image: String,
-        /// The name by which the pod asks for it; since containerd 1.7 and CRI-O 1.28.
-        #[prost(string, tag = "18")]
-        pub(super) asked_for: String,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Images {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) items: Vec<Stored>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Stored {
+        /// Its hash.
+        #[prost(string, tag = "1")]
+        pub(super) id: String,
+        /// Its names.
+        #[prost(string, repeated, tag = "2")]
+        pub(super) tags: Vec<String>,
     }
 }
 
@@ -132,12 +145,22 @@ impl Cri {
         Ok(channel)
     }
 
-    async fn lists(&mut self) -> anyhow::Result<(message::Sandboxes, message::Containers)> {
+    async fn lists(&mut self) -> anyhow::Result<Lists> {
         let channel = self.channel().await?;
-        let sandboxes = call(&channel, "/runtime.v1.RuntimeService/ListPodSandbox").await?;
-        let containers = call(&channel, "/runtime.v1.RuntimeService/ListContainers").await?;
-        Ok((sandboxes, containers))
+        let sandboxes: message::Sandboxes =
+            call(&channel, "/runtime.v1.RuntimeService/ListPodSandbox").await?;
+        let containers: message::Containers =
+            call(&channel, "/runtime.v1.RuntimeService/ListContainers").await?;
+        let images: message::Images = call(&channel, "/runtime.v1.ImageService/ListImages").await?;
+        Ok(Lists { sandboxes: sandboxes.items, containers: containers.items, images: images.items })
     }
+}
+
+/// What the runtime has.
+struct Lists {
+    sandboxes: Vec<message::Sandbox>,
+    containers: Vec<message::Container>,
+    images: Vec<message::Stored>,
 }
 
 async fn connect(socket: impl AsRef<Path>) -> std::io::Result<TokioIo<UnixStream>> {
@@ -163,13 +186,15 @@ impl Source for Cri {
     const RULE: &str = "(none: the socket's file must be ours to open)";
 
     async fn ask(&mut self) -> anyhow::Result<Vec<Pod>> {
-        let (sandboxes, containers) = self.lists().await.inspect_err(|_| self.channel = None)?;
-        Ok(pods(sandboxes.items, containers.items))
+        let lists = self.lists().await.inspect_err(|_| self.channel = None)?;
+        Ok(pods(lists))
     }
 }
 
-/// Puts together what the runtime has in two lists. A pod may have had several sandboxes.
-fn pods(sandboxes: Vec<message::Sandbox>, containers: Vec<message::Container>) -> Vec<Pod> {
+/// Puts together what the runtime has in lists. A pod may have had several sandboxes.
+fn pods(Lists { sandboxes, containers, images }: Lists) -> Vec<Pod> {
+    let names = images.iter().filter_map(|image| Some((&*image.id, &**image.tags.first()?)));
+    let names: HashMap<&str, &str> = names.collect();
     let mut pods: BTreeMap<String, Pod> = BTreeMap::new();
     let mut uids = HashMap::new();
     for sandbox in sandboxes {
@@ -188,8 +213,8 @@ fn pods(sandboxes: Vec<message::Sandbox>, containers: Vec<message::Container>) -
     for container in containers {
         let Some(pod) = uids.get(&container.sandbox).and_then(|uid| pods.get_mut(uid)) else { continue };
         let Some(name) = container.metadata.map(|metadata| metadata.name) else { continue };
-        let image = container.image.unwrap_or_default();
-        let image = if image.asked_for.is_empty() { image.image } else { image.asked_for };
+        let image = container.image.unwrap_or_default().image;
+        let image = names.get(&*image).map_or(image.clone(), |name| (*name).to_owned());
         // Of a container that has run before, the runtime keeps the last run or two.
         match pod.containers.iter_mut().find(|known| known.name == name) {
             Some(known) => known.ids.push(container.id),
@@ -209,12 +234,12 @@ fn pods(sandboxes: Vec<message::Sandbox>, containers: Vec<message::Container>) -
 #[cfg(test)]
 mod tests {
     use super::{
-        message::{ContainerMetadata, Image, Sandbox, SandboxMetadata},
+        message::{ContainerMetadata, Image, Sandbox, SandboxMetadata, Stored},
         *,
     };
 
     #[test]
-    fn two_lists_make_pods() {
+    fn the_lists_make_pods() {
         let sandbox = |id: &str, uid: &str| Sandbox {
             id: id.to_owned(),
             metadata: Some(SandboxMetadata {
@@ -224,25 +249,26 @@ mod tests {
             }),
             ..Sandbox::default()
         };
-        let container = |id: &str, sandbox: &str, name: &str, asked_for: &str| message::Container {
+        let container = |id: &str, sandbox: &str, name: &str, image: &str| message::Container {
             id: id.to_owned(),
             sandbox: sandbox.to_owned(),
             metadata: Some(ContainerMetadata { name: name.to_owned() }),
-            image: Some(Image { image: "sha256:0".to_owned(), asked_for: asked_for.to_owned() }),
+            image: Some(Image { image: image.to_owned() }),
         };
-        let pods = pods(
-            vec![sandbox("s1", "u1"), sandbox("s2", "u1"), sandbox("s3", "u2")],
-            vec![
-                container("a", "s1", "app", "app:1"),
-                container("b", "s2", "app", "app:1"),
-                container("c", "s3", "other", ""),
-                container("d", "gone", "lost", ""),
+        let pods = pods(Lists {
+            sandboxes: vec![sandbox("s1", "u1"), sandbox("s2", "u1"), sandbox("s3", "u2")],
+            containers: vec![
+                container("a", "s1", "app", "sha256:1"),
+                container("b", "s2", "app", "sha256:1"),
+                container("c", "s3", "other", "sha256:2"),
+                container("d", "gone", "lost", "x"),
             ],
-        );
+            images: vec![Stored { id: "sha256:1".to_owned(), tags: vec!["app:1".to_owned()] }],
+        });
         assert_eq!(pods.len(), 2);
         assert_eq!((&*pods[0].cgroup_uid, &*pods[0].namespace, pods[0].sandboxes.len()), ("u1", "shop", 2));
         assert_eq!(pods[0].container("b").map(|app| (&*app.name, &*app.image)), Some(("app", "app:1")));
         assert_eq!(pods[0].container("a"), pods[0].container("b"), "two runs of one container");
-        assert_eq!(pods[1].containers[0].image, "sha256:0");
+        assert_eq!(pods[1].containers[0].image, "sha256:2", "without a name");
     }
 }

@@ -40,6 +40,16 @@ impl Keys {
     }
 }
 
+impl Keys {
+    /// A certificate for the kubelet of a node, as a client.
+    pub(super) fn node(&self, path: &Path, node: &str) {
+        let request = format!(
+            "req -x509 -CA ca.crt -CAkey ca.key -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -batch -subj /O=system:nodes/CN=system:node:{node} -keyout node.key -out node.crt -addext basicConstraints=critical,CA:FALSE -addext extendedKeyUsage=clientAuth"
+        );
+        openssl(path, &request);
+    }
+}
+
 fn openssl(directory: &Path, line: &str) {
     let output =
         Command::new("openssl").args(line.split(' ')).current_dir(directory).output().expect("openssl");

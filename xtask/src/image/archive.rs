@@ -94,7 +94,9 @@ fn tar(files: impl IntoIterator<Item = (String, Vec<u8>, u32)>) -> Result<Vec<u8
         let mut header = tar::Header::new_ustar();
         header.set_size(content.len() as u64);
         header.set_mode(mode);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         builder
             .append_data(&mut header, &path, &content[..])
             .with_context(|| format!("{path} in a tarball"))?;
