@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Where objects of a kind are made.
-fn place(object: &Value) -> String {
+pub(crate) fn place(object: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
     let group = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };

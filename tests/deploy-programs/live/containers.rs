@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::{objects::parse, path};
 
 /// The node's name, and where its pods are.
-const NODE: &str = "node-1";
+pub(crate) const NODE: &str = "node-1";
 const PODS: &str = "/api/v1/namespaces/shop/pods";
 
 /// The tests' own server.

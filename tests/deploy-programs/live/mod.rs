@@ -6,6 +6,7 @@ mod accepted;
 mod alerts;
 mod autoscaling;
 mod containers;
+mod daemonset;
 mod dashboards;
 mod logs;
 mod operator;

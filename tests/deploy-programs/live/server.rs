@@ -66,7 +66,7 @@ pub(crate) fn free_address() -> String {
 }
 
 /// Status and body of an answer; status 0 where nobody listens.
-fn status(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+pub(crate) fn status(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
     let Ok(mut stream) = TcpStream::connect(address) else { return (0, String::new()) };
     // Of 1.0, whose answers have no chunks.
     let length = body.len();
