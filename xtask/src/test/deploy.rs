@@ -8,6 +8,7 @@ use super::{report::Tally, steps};
 use crate::{
     command::cargo,
     go::{self, Module},
+    image,
 };
 
 /// Of the same release as the Prometheus that the tests start.
@@ -91,7 +92,7 @@ pub(super) fn tests(filter: Option<&str>, live: bool, tally: &mut Tally) -> Resu
     let mut command = cargo(TESTS)?;
     command.arg("--").args(filter).arg("--test-threads=1");
     if live {
-        command.env("PODMETER_CRDS", definitions()?);
+        command.env("PODMETER_CRDS", definitions()?).env("PODMETER_IMAGE", image::ensure()?);
         for (variable, module) in steps::BUILT {
             command.env(variable, module.ensure("by the tests of deploy/")?);
         }
