@@ -24,7 +24,7 @@ use crate::{
         layout::Layout,
         tree::{Tree, naming::Names},
     },
-    collector::{COLLECTORS, Collector, Start, agent::Health},
+    collector::{COLLECTORS, Collector, Start, agent::Health, spec::Specs},
     config::Agent,
     http::{self, Source, guard::Guard},
     kube::{self, PodSource},
@@ -145,6 +145,7 @@ pub fn build(config: &Agent) -> Registry {
         health,
         pods,
         resources_of,
+        specs: Specs::default(),
         lost_events: 0,
         orphans,
     }

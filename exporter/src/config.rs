@@ -110,9 +110,17 @@ pub struct Kube {
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
 
-    /// How to reach the API server from outside the cluster; inside, the pod's service account tells.
-    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
+    /// The API server; inside a cluster, the cluster tells.
+    #[arg(long, env = "PODMETER_API_SERVER", value_name = "URL")]
+    pub api_server: Option<String>,
+
+    /// Whom the API server's certificate must be from (PEM); by default the authority that the cluster names to its pods.
+    #[arg(long, env = "PODMETER_API_CA", value_name = "FILE")]
+    pub api_ca: Option<PathBuf>,
+
+    /// The token by which the API server and the kubelet know us, read for every request; by default the pod's.
+    #[arg(long, env = "PODMETER_API_TOKEN_FILE", value_name = "FILE")]
+    pub api_token_file: Option<PathBuf>,
 
     /// The kubelet's API, for `--pod-source kubelet`.
     #[arg(long, env = "PODMETER_KUBELET_URL", value_name = "URL", default_value = "https://127.0.0.1:10250")]

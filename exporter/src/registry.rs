@@ -12,6 +12,7 @@ use crate::{
         self, Collector, Context,
         agent::{DURATION, Health, SUCCESS},
         pods,
+        spec::Specs,
     },
     kube::pods::Shared,
     probes::{Probes, State},
@@ -39,6 +40,8 @@ pub struct Registry {
     pub pods: Option<Arc<Shared>>,
     /// This node's name, if the requests and limits of its pods are wanted.
     pub resources_of: Option<String>,
+    /// What the pods' containers were given.
+    pub specs: Specs,
     /// How many lost events the tree has made up for.
     pub lost_events: u64,
     /// What had a slot in the last scrape, and was not in the tree.
@@ -130,6 +133,7 @@ impl Registry {
         let slots = self.counters.as_ref().map_or(0, |(slots, _)| slots.taken().count() as u32);
         self.health.collect(&self.probes, &context, slots, unresolved, &mut out);
         if let Some(shared) = &self.pods {
+            self.specs.collect(&self.tree, &mut out);
             let known = shared.lock();
             pods::collect(&known, unnamed, &mut out);
             if let Some(node) = &self.resources_of {

@@ -70,6 +70,11 @@ impl Workload {
         self.alive == 0
     }
 
+    /// Changes when its pod does.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
     /// Whether it is a pod's own cgroup, in which its containers are.
     pub fn is_pod(&self) -> bool {
         matches!(self.role, Role::Pod | Role::UnnamedPod)

@@ -7,6 +7,7 @@ pub mod http;
 pub mod memory;
 pub mod pods;
 pub mod pressure;
+pub mod spec;
 pub mod tcp;
 
 use exporter_ebpf::{
@@ -120,7 +121,11 @@ pub fn catalogue() -> Vec<Section> {
         summary: entry.signal.summary,
         metrics: entry.metrics.to_vec(),
     });
-    let pods = Section { signal: "kubernetes", summary: pods::SUMMARY, metrics: pods::METRICS.to_vec() };
+    let pods = Section {
+        signal: "kubernetes",
+        summary: pods::SUMMARY,
+        metrics: [spec::METRICS, pods::METRICS].concat(),
+    };
     let own =
         Section { signal: "podmeter", summary: "The agent's own health.", metrics: agent::METRICS.to_vec() };
     let guard = Section { signal: "security", summary: guard::SUMMARY, metrics: guard::METRICS.to_vec() };

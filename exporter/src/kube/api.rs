@@ -6,18 +6,17 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use futures_util::TryStreamExt as _;
 use kube::{
-    Client, Config, Error,
+    Client, Error,
     api::{ListParams, WatchEvent, WatchParams},
-    config::{KubeConfigOptions, Kubeconfig},
     core::{ObjectList, Request},
 };
 use rustc_hash::FxHashSet;
 use tracing::{debug, info, warn};
 
 use super::{
+    client::Way,
     node_name,
     pod::Manifest,
     pods::{Failure, Shared},
@@ -32,7 +31,6 @@ const WAIT_MOST: Duration = Duration::from_secs(30);
 /// How long the server keeps a watch open, and how long it may say nothing: it sends a bookmark every minute.
 const WATCH_SECONDS: u32 = 290;
 const SILENCE: Duration = Duration::from_secs(180);
-const CONNECT: Duration = Duration::from_secs(10);
 
 const PODS: &str = "/api/v1/pods";
 /// On the bookmark that ends what there was when the watch began.
@@ -90,7 +88,7 @@ struct Watch<'a> {
 impl Watch<'_> {
     /// One watch, to its end.
     async fn run(&mut self) -> anyhow::Result<()> {
-        let client = self.client().await?;
+        let client = self.client()?;
         if self.version.is_none() && !self.can_stream {
             self.list(&client).await?;
         }
@@ -169,16 +167,14 @@ impl Watch<'_> {
 
     /// Keeps what went wrong, and does what may help.
     fn failed(&mut self, error: &anyhow::Error) {
+        // The next one reads again whom to trust.
+        self.client = None;
         let answer = error.downcast_ref().and_then(|error| match error {
             Error::Api(status) => Some(status.code),
             _ => None,
         });
         let (failure, message) = match answer.unwrap_or(0) {
-            401 => {
-                // A new client reads the token again.
-                self.client = None;
-                (Failure::Unauthorized, format!("the API server does not accept our token: {error:#}"))
-            }
+            401 => (Failure::Unauthorized, format!("the API server does not accept our token: {error:#}")),
             403 => {
                 let lack = format!("a ClusterRole of the agent's service account lacks the rule {RULE}");
                 (Failure::Forbidden, format!("{lack}: {error:#}"))
@@ -200,32 +196,12 @@ impl Watch<'_> {
         }
     }
 
-    async fn client(&mut self) -> anyhow::Result<Client> {
+    fn client(&mut self) -> anyhow::Result<Client> {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
-        let client = client(self.config, SILENCE).await?;
+        let client = Way::to_api(self.config)?.client(SILENCE)?;
         self.client = Some(client.clone());
         Ok(client)
     }
-}
-
-/// A client of the API server, from a kubeconfig or the pod's service account.
-pub(super) async fn client(config: &config::Kube, silence: Duration) -> anyhow::Result<Client> {
-    let mut config = surroundings(config).await?;
-    config.read_timeout = Some(silence);
-    Ok(Client::try_from(config)?)
-}
-
-/// How to reach the API server, and as whom.
-pub(super) async fn surroundings(config: &config::Kube) -> anyhow::Result<Config> {
-    let mut found = match &config.kubeconfig {
-        Some(file) => {
-            let file = Kubeconfig::read_from(file)?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
-        }
-        None => Config::incluster().context("not in a cluster; outside of one, give --kubeconfig")?,
-    };
-    found.connect_timeout = Some(CONNECT);
-    Ok(found)
 }

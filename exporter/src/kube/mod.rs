@@ -4,12 +4,14 @@
 
 mod api;
 mod asked;
+mod client;
 mod cri;
 mod kubelet;
 pub mod pod;
 pub mod pods;
 pub mod quantity;
 pub mod review;
+mod trust;
 
 use std::{env, fs, path::Path, sync::Arc};
 
@@ -18,8 +20,8 @@ use clap::ValueEnum;
 use self::pods::Shared;
 use crate::config;
 
-/// Where the cluster puts a pod's token.
-const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+/// Where the cluster puts a pod's token, and the certificate of its authority.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Who tells which pod a container belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -37,7 +39,8 @@ pub enum PodSource {
 impl PodSource {
     /// What the user wants, or what the surroundings tell.
     pub fn resolve(wanted: Option<Self>) -> Self {
-        let is_in_cluster = || env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(TOKEN).exists();
+        let is_in_cluster =
+            || env::var_os("KUBERNETES_SERVICE_HOST").is_some() && Path::new(ACCOUNT).join("token").exists();
         wanted.unwrap_or_else(|| if is_in_cluster() { Self::Api } else { Self::None })
     }
 }

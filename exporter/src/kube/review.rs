@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use super::api;
+use super::client::Way;
 use crate::config;
 
 const TOKEN_REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
@@ -143,7 +143,7 @@ impl Reviewer {
         let client = match known {
             Some(client) => client,
             None => {
-                let client = api::client(&self.config, PATIENCE).await?;
+                let client = Way::to_api(&self.config)?.client(PATIENCE)?;
                 *lock(&self.client) = Some(client.clone());
                 client
             }

@@ -14,12 +14,15 @@ use super::node::{NODE, Node};
 const MIB: f64 = 1_048_576.0;
 
 /// What both have, label by label.
-const SHARED: [&str; 12] = [
+const SHARED: [&str; 15] = [
     "container_cpu_usage_seconds_total",
     "container_cpu_cfs_periods_total",
     "container_cpu_cfs_throttled_periods_total",
     "container_cpu_cfs_throttled_seconds_total",
     "container_spec_cpu_quota",
+    "container_spec_cpu_shares",
+    "container_spec_memory_reservation_limit_bytes",
+    "container_spec_memory_swap_limit_bytes",
     "container_memory_usage_bytes",
     "container_memory_working_set_bytes",
     "container_memory_rss",
@@ -149,11 +152,12 @@ fn same(agent: &Agent, kubelet: &Kubelet, node: &Node, source: &str, pod: &str, 
         for name in SHARED {
             let (theirs, ours) = (of_pods(&before, name, pod), of_pods(&own, name, pod));
             if theirs.keys().ne(ours.keys()) {
-                differences.push(format!(
-                    "{name}: cAdvisor has {:#?}, we have {:#?}",
-                    theirs.keys(),
-                    ours.keys()
-                ));
+                let only = |of: &BTreeMap<Labels, f64>, other: &BTreeMap<Labels, f64>| {
+                    of.keys().filter(|labels| !other.contains_key(*labels)).cloned().collect::<Vec<_>>()
+                };
+                let both = (only(&theirs, &ours), only(&ours, &theirs));
+                differences
+                    .push(format!("{name}: only cAdvisor has {:?}, only we have {:?}", both.0, both.1));
             }
             let constant = name.starts_with("container_spec");
             differences.extend((constant && theirs != ours).then(|| format!("{name}: {theirs:?} {ours:?}")));

@@ -20,7 +20,7 @@ use crate::{
 const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// What the live tests run, and the Debian package that each comes from.
-const LIVE_TOOLS: [(&str, &str); 7] = [
+const LIVE_TOOLS: [(&str, &str); 10] = [
     ("wrk", "wrk"),
     ("nginx", "nginx-light"),
     ("prometheus", "prometheus"),
@@ -28,6 +28,9 @@ const LIVE_TOOLS: [(&str, &str); 7] = [
     ("ip", "iproute2"),
     ("curl", "curl"),
     ("openssl", "openssl"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
 ];
 
 /// Debian's is too old for native histograms as they are now. Without the tags it wants modules that are not to be had.
@@ -40,16 +43,24 @@ pub(super) const PROMETHEUS: Module = Module {
     link: "",
 };
 
-/// The API server that names come from. Its tags are those of its makers; without the flags it is of no version.
-const API_SERVER: Module = Module {
-    name: "kube-apiserver",
-    package: "k8s.io/kubernetes/cmd/kube-apiserver",
-    version: "v1.37.2",
-    tags: "selinux,notest,grpcnotrace",
-    list: Some("tests/kubernetes"),
-    link: "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 \
+/// The API server that names come from.
+const API_SERVER: Module = kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver");
+
+/// Runs pods on this machine.
+const KUBELET: Module = kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet");
+
+/// A program of Kubernetes. The tags are those of its makers; without the flags it is of no version.
+const fn kubernetes(name: &'static str, package: &'static str) -> Module {
+    Module {
+        name,
+        package,
+        version: "v1.37.2",
+        tags: "selinux,notest,grpcnotrace",
+        list: Some("tests/kubernetes"),
+        link: "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 \
            -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/client-go/pkg/version.gitVersion=v1.37.2",
-};
+    }
+}
 
 /// Where the API server keeps what it knows.
 const ETCD: Module = Module {
@@ -62,10 +73,11 @@ const ETCD: Module = Module {
 };
 
 /// What the live tests find by a variable.
-pub(super) const BUILT: [(&str, &Module); 3] = [
+pub(super) const BUILT: [(&str, &Module); 4] = [
     ("PODMETER_PROMETHEUS", &PROMETHEUS),
-    ("PODMETER_KUBE_APISERVER", &API_SERVER),
     ("PODMETER_ETCD", &ETCD),
+    ("PODMETER_KUBE_APISERVER", &API_SERVER),
+    ("PODMETER_KUBELET", &KUBELET),
 ];
 
 /// Where the live tests are.
@@ -94,13 +106,9 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
     if live {
         let agent = ["build", "--package=podmeter", "--bins"];
         report.step("the agent that the live tests start", |_| run_command(&mut cargo(agent)?))?;
-        report.step("a Prometheus with native histograms", |_| {
-            PROMETHEUS.ensure("by the live tests").map(drop)
-        })?;
-        report.step("a Kubernetes API server with its etcd", |_| {
-            // A quarter of an hour on a new machine with two CPUs; nothing from then on.
-            ETCD.ensure("by the live tests")?;
-            API_SERVER.ensure("by the live tests").map(drop)
+        // Of these, what Kubernetes is made of takes a quarter of an hour on a new machine with two CPUs.
+        report.step("programs of the live tests", |_| {
+            BUILT.iter().try_for_each(|(_, module)| module.ensure("by the live tests").map(drop))
         })?;
         report.step("live tests", |tally| live_tests(filter, tally))?;
     } else {
