@@ -21,5 +21,5 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* What the kubelet's cAdvisor says under the same name. */}}
 {{- define "podmeter.cadvisor" -}}
-container_(cpu_(usage_seconds|cfs_periods|cfs_throttled_periods|cfs_throttled_seconds)_total|spec_(cpu_(period|quota)|memory_limit_bytes)|memory_(usage_bytes|working_set_bytes|max_usage_bytes|rss|cache|mapped_file|total_(in)?active_file_bytes|swap|failcnt|failures_total)|oom_events_total|pressure_(cpu|memory|io)_(waiting|stalled)_seconds_total|fs_(reads|writes)(_bytes)?_total)
+container_(cpu_(usage_seconds|cfs_periods|cfs_throttled_periods|cfs_throttled_seconds)_total|spec_(cpu_(period|quota|shares)|memory_(swap_|reservation_)?limit_bytes)|memory_(usage_bytes|working_set_bytes|max_usage_bytes|rss|cache|mapped_file|total_(in)?active_file_bytes|swap|failcnt|failures_total)|oom_events_total|pressure_(cpu|memory|io)_(waiting|stalled)_seconds_total|fs_(reads|writes)(_bytes)?_total)
 {{- end }}
