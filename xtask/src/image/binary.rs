@@ -1,7 +1,7 @@
 //! The static binary: Rust for musl, which links everything in.
 
 use std::{
-    env, fs,
+    env,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    command::{cargo, output, root, run, succeeds},
+    command::{cargo, find, output, root, run},
     install,
 };
 
@@ -27,19 +27,23 @@ pub(super) fn build() -> Result<Binary> {
         "aarch64" => ("arm64", "aarch64-unknown-linux-musl"),
         other => bail!("there is no image for {other}"),
     };
+    if !has_standard_library(target)? {
+        println!("adding the Rust target {target}: for the static binary");
+        run(Command::new("rustup").args(["target", "add", target]))
+            .with_context(|| format!("a static binary takes Rust for {target}"))?;
+    }
+    // What is C in the dependencies is compiled for musl too.
+    if find("musl-gcc").is_none() {
+        install::packages(&["musl-tools"], "for the static binary")?;
+    }
     let folder = env::var_os("CARGO_TARGET_DIR").map_or(root()?.join("target"), PathBuf::from).join("static");
-    let mut build = if has_standard_library(target)? {
-        cargo(["build"])?
-    } else if succeeds(Command::new("rustup").args(["target", "add", target])) {
-        println!("added {target} with rustup: for the static binary");
-        cargo(["build"])?
-    } else {
-        from_source(&folder)?
-    };
-    build.args(["--release", "--locked", "--package=podmeter", "--bins", "--target", target]);
-    build.env("CARGO_TARGET_DIR", &folder);
-    run(&mut build).context("the static binary")?;
-    let path = folder.join(target).join("release/podmeter");
+    let mut build =
+        cargo(["build", "--release", "--locked", "--package=podmeter", "--bins", "--target", target])?;
+    run(build.env("CARGO_TARGET_DIR", &folder)).context("the static binary")?;
+    let path = folder.join("podmeter");
+    // Names of functions stay, for what the agent says when it panics; lines, which are most of the file, do not.
+    let built = folder.join(target).join("release/podmeter");
+    run(Command::new("strip").arg("--strip-debug").arg("-o").arg(&path).arg(&built))?;
     is_static(&path)?;
     Ok(Binary { path, architecture })
 }
@@ -49,31 +53,6 @@ fn has_standard_library(target: &str) -> Result<bool> {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let folder = output(Command::new(rustc).args(["--print=target-libdir", "--target", target]))?;
     Ok(Path::new(folder.trim_end()).is_dir())
-}
-
-/// What builds the standard library too, where none can be had: Debian's Rust with its source, its musl, and an unwinder that asks only
-/// for what musl has, which that of GCC 12 does not.
-fn from_source(folder: &Path) -> Result<Command> {
-    const PACKAGES: [&str; 5] = ["rustc-web", "rust-web-src", "cargo-web", "musl-tools", "libgcc-11-dev"];
-    if !install::has_packages(&PACKAGES) {
-        install::packages(&PACKAGES, "for the static binary, as rustup has no Rust for musl here")?;
-    }
-    // The name that Rust's standard library looks for.
-    let unwinder = folder.join("unwind/libunwind.a");
-    let found = format!("/usr/lib/gcc/{}-linux-gnu/11/libgcc_eh.a", env::consts::ARCH);
-    fs::create_dir_all(folder.join("unwind"))?;
-    fs::copy(&found, &unwinder).with_context(|| format!("cannot copy {found}"))?;
-    let mut build = Command::new("/usr/bin/cargo");
-    build.current_dir(root()?).args(["build", "-Zbuild-std=std,panic_unwind"]);
-    build.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1").env_remove("LD_LIBRARY_PATH");
-    // Debian's musl-gcc knows static programs and position-independent ones, but none that are both.
-    let unwind = folder.join("unwind");
-    let flags = format!(
-        "-Clink-self-contained=no -Clinker=musl-gcc -Crelocation-model=static -Lnative={}",
-        unwind.display()
-    );
-    build.env("RUSTFLAGS", flags);
-    Ok(build)
 }
 
 /// An image from nothing has no loader: a binary that asks for one would not start.
