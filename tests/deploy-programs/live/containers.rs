@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -11,7 +12,13 @@ use std::{
     time::Duration,
 };
 
-use podmeter_tests::{agent::Agent, cgroup::Cgroup, cluster::Cluster, process::Gated, temp::TempDir};
+use podmeter_tests::{
+    agent::{Agent, binary},
+    cgroup::Cgroup,
+    cluster::{Cluster, NAMESPACE},
+    process::Gated,
+    temp::TempDir,
+};
 use serde_json::{Value, json};
 
 use crate::{objects::parse, path};
@@ -34,22 +41,22 @@ impl Node {
         let this = Self { cluster: Cluster::start(), files: TempDir::new("node") };
         let token = this.cluster.account("podmeter");
         this.cluster.grant("podmeter", "podmeter", &role());
-        let access = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {
-                "server": format!("https://127.0.0.1:{}", this.cluster.port()), "certificate-authority": this.cluster.authority(),
-            }}],
-            "users": [{"name": "podmeter", "user": {"token": token}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "podmeter"}}],
-        });
-        this.files.file("kubeconfig", access.to_string());
+        std::fs::copy(this.cluster.authority(), this.files.path().join("ca.crt")).expect("a certificate");
+        this.files.file("namespace", NAMESPACE);
+        this.files.file("token", token);
         this
     }
 
     /// An agent that asks the API server for this node's pods, with the rights of the shipped role.
     pub(crate) fn agent(&self) -> Agent {
-        let access = self.files.path().join("kubeconfig").display().to_string();
-        let agent = Agent::start(&["--pod-source", "api", "--node-name", NODE, "--kubeconfig", &access]);
+        // Where a pod's process finds its account.
+        const ENTER: &str = "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io && \
+                             ln -s \"$0\" /run/secrets/kubernetes.io/serviceaccount && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "/bin/sh", "-c", ENTER]).arg(self.files.path()).arg(binary());
+        command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1");
+        command.env("KUBERNETES_SERVICE_PORT", self.cluster.port().to_string());
+        let agent = Agent::start_by(&mut command, &["--pod-source", "api", "--node-name", NODE]);
         agent.scrape_until("pods", |scrape| scrape.value("podmeter_kube_synced", &[]) == Some(1.0));
         agent
     }
