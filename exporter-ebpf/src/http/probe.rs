@@ -431,7 +431,13 @@ impl Segment {
     /// What leaves says what has arrived: bytes of the other direction that it acknowledges and that were not seen, or were taken
     /// for early, are not waited for any longer.
     #[inline(always)]
-    unsafe fn notice_missed(&self, this: *mut Connection, cursor: *mut Cursor, other: *mut Stream, requests: bool) {
+    unsafe fn notice_missed(
+        &self,
+        this: *mut Connection,
+        cursor: *mut Cursor,
+        other: *mut Stream,
+        requests: bool,
+    ) {
         // SAFETY: the caller's.
         unsafe {
             let missed = self.ack.wrapping_sub((*other).next);
