@@ -4,6 +4,7 @@ mod active;
 mod bodies;
 mod counts;
 mod deferred;
+mod differential;
 pub(crate) mod lab;
 pub(crate) mod latency;
 mod losses;
