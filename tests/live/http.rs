@@ -12,4 +12,5 @@ mod network;
 mod pipelines;
 mod routes;
 mod servers;
+mod twins;
 mod wrk;

@@ -191,7 +191,7 @@ impl Judge {
             return None;
         }
         let mut text = format!("seed {seed}, {limit} exchanges at most, cut {:?}:\n", plan.cut);
-        _ = writeln!(text, "{}\n    which is {said:#?}", record.tell(&plan));
+        _ = writeln!(text, "{}\n{said}", record.tell(&plan));
         wrong.iter().for_each(|wrong| _ = writeln!(text, "  WRONG {wrong}"));
         Some(text)
     }

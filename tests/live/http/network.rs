@@ -1,6 +1,6 @@
 //! A network that loses packets: two namespaces with a wire between them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use podmeter_tests::{process::Gated, scrape::Scrape, temp::TempDir, wait};
 
@@ -141,9 +141,13 @@ fn a_rough_wire_loses_no_request() {
         let (server, client) = lab.counts(scrape, &[]);
         server + client + Lab::lost_in_all(scrape)
     };
-    let scrape = lab.agent.scrape_until("every request is told of", |scrape| told(scrape) >= 2 * sent);
+    // What is lost for good does not come late, and idle connections are counted after two seconds.
+    let ended = Instant::now();
+    let scrape = lab.agent.scrape_until("every request is told of", |scrape| {
+        told(scrape) >= 2 * sent || ended.elapsed() > Duration::from_secs(6)
+    });
     println!("{}", lab.story(&scrape));
-    assert_eq!(told(&scrape), 2 * sent, "{sent} requests");
+    assert_eq!(told(&scrape), 2 * sent, "{sent} requests at each end");
     let (server, client) = lab.counts(&scrape, &[]);
     assert!(server <= sent && client <= sent, "{server} and {client} of {sent}");
     for route in ROUTES {

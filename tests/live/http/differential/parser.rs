@@ -1,5 +1,7 @@
 //! An independent opinion of what two streams of bytes are: heads by `httparse`, bodies by RFC 9112, 6.3.
 
+use std::fmt;
+
 /// A request and its answer, as far as they came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Exchange {
@@ -22,6 +24,27 @@ pub(super) struct Conversation {
     pub(super) is_upgraded: bool,
     /// It ended amid the head of a request.
     pub(super) is_torn: bool,
+}
+
+impl fmt::Display for Conversation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for exchange in &self.exchanges {
+            let Exchange { method, route, status, request_body, response_body, is_complete } = exchange;
+            let status = status.map_or("-".to_owned(), |status| status.to_string());
+            let cut = if *is_complete { "" } else { ", cut" };
+            writeln!(
+                f,
+                "    = {method} {route} {status}, bodies of {request_body} and {response_body}{cut}"
+            )?;
+        }
+        let upgraded = if self.is_upgraded { ", then something else" } else { "" };
+        writeln!(
+            f,
+            "    = {} requests{upgraded}{}",
+            self.exchanges.len(),
+            if self.is_torn { ", and a torn head" } else { "" }
+        )
+    }
 }
 
 /// A body: its length, how many bytes it takes in the stream, whether it is all there.

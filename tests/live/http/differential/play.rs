@@ -9,6 +9,8 @@ use super::{
     plan::{Cut, End, Plan},
 };
 
+/// How many pieces are shown of a connection, the half of them from its end.
+const SHOWN: usize = 40;
 /// The most bytes of a piece.
 const PIECE: usize = 30_000;
 
@@ -134,7 +136,14 @@ impl Record {
     /// What was sent, piece by piece, for whoever reads why a test failed.
     pub(super) fn tell(&self, plan: &Plan) -> String {
         let mut text = String::new();
-        for &(is_client, at, size) in &self.pieces {
+        let (first, last) = (SHOWN / 2, self.pieces.len().saturating_sub(SHOWN / 2));
+        for (number, &(is_client, at, size)) in self.pieces.iter().enumerate() {
+            if (first..last).contains(&number) {
+                if number == first {
+                    _ = writeln!(text, "    … {} pieces …", last - first);
+                }
+                continue;
+            }
             let (name, stream) =
                 if is_client { ("client", &plan.client) } else { ("    server", &plan.server) };
             let bytes = &stream.bytes[at..at + size];
