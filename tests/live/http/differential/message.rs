@@ -22,6 +22,27 @@ pub(super) struct Message {
     pub(super) head: usize,
 }
 
+impl Message {
+    /// One as long as this that begins alike, whose body has a byte more and its head one less; none where that cannot be.
+    pub(super) fn twin(&self) -> Option<Self> {
+        let mut bytes = self.bytes.clone();
+        let head = String::from_utf8(bytes[..self.head].to_vec()).ok()?.to_ascii_lowercase();
+        // No other field begins so: see `head`.
+        let at = head.find("\r\ncontent-length:")? + "\r\ncontent-length:".len();
+        let at = at + head[at..].find(|byte: char| byte.is_ascii_digit())?;
+        let digits = head[at..].find(|byte: char| !byte.is_ascii_digit())?;
+        let more = (head[at..at + digits].parse::<u64>().ok()? + 1).to_string();
+        let pad = head.rfind("pp\r\n")?;
+        if more.len() != digits || bytes.len() == self.head {
+            return None;
+        }
+        bytes[at..at + digits].copy_from_slice(more.as_bytes());
+        bytes.remove(pad);
+        bytes.push(b'x');
+        Some(Self { bytes, head: self.head - 1 })
+    }
+}
+
 /// The length of a head, at most.
 const HEAD: usize = 4096;
 

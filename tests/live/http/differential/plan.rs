@@ -196,12 +196,23 @@ impl Plan {
         let (mut client, mut server) = (Stream::default(), Stream::default());
         // Of the last request of all before this group.
         let mut answered = 0;
+        let mut number = 0;
         for at in 0..count {
-            let mut own = Random::new(seed.wrapping_mul(0xbf58_476d_1ce4_e5b9).wrapping_add(at as u64 + 1));
+            // One is like that before it, now and then, or nearly so.
+            if at == 0 || random.below(3) > 0 {
+                number = at as u64 + 1;
+            }
+            let is_twin = random.below(2) == 0 && number != at as u64 + 1;
+            let mut own = Random::new(seed.wrapping_mul(0xbf58_476d_1ce4_e5b9).wrapping_add(number));
             (0..8).for_each(|_| _ = own.word());
             // What a client sends behind a request that turns out to be the last is lost: it would not be told apart.
             let may_end = at + 1 == count || depth == 1 && own.below(8) == 0;
-            let exchange = Exchange::generate(&mut own, may_end);
+            let mut exchange = Exchange::generate(&mut own, may_end);
+            if is_twin {
+                for message in [&mut exchange.request, &mut exchange.response] {
+                    *message = message.twin().unwrap_or_else(|| message.clone());
+                }
+            }
             if at % depth == 0 {
                 answered = server.bytes.len();
             }
