@@ -58,10 +58,15 @@ pub(super) struct Plan {
     pub(super) client: Stream,
     pub(super) server: Stream,
     pub(super) cut: Cut,
+    /// How many bytes the first piece has, at least.
+    pub(super) first: usize,
     pub(super) end: End,
     /// For what is left to chance when it is played.
     pub(super) seed: u64,
 }
+
+/// By so many bytes a connection is known to speak HTTP: by a whole method and the space behind it.
+const FIRST: usize = 8;
 
 const METHODS: [&str; 12] =
     ["GET", "GET", "GET", "POST", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT"];
@@ -245,6 +250,6 @@ impl Plan {
                 break;
             }
         }
-        Self { client, server, cut, end, seed }
+        Self { client, server, cut, first: FIRST, end, seed }
     }
 }

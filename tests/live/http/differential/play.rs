@@ -62,7 +62,11 @@ impl Ends {
                 [0, _] => false,
                 _ => random.below(2) == 0,
             };
-            let size = plan.cut.size(&mut random, ready[usize::from(!is_client)]);
+            let most = ready[usize::from(!is_client)];
+            let mut size = plan.cut.size(&mut random, most);
+            if record.client == 0 {
+                size = size.max(plan.first).min(most);
+            }
             let is_last = record.pieces.len() + 1 == stop;
             let unread = is_last && matches!(plan.end, End::Reset { .. });
             self.piece(plan, &mut record, is_client, size, unread);

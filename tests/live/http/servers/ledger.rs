@@ -11,7 +11,7 @@ use podmeter_tests::{scrape::Scrape, wait};
 use super::super::lab::Lab;
 
 /// After how long what is missing is taken for lost, and what is too much for true: idle connections count after two seconds.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// After how many deviations a test ends early: each takes its time.
 const ENOUGH: usize = 12;
@@ -74,7 +74,7 @@ impl<'a> Ledger<'a> {
                 _ = write!(text, "\n    {key}: {counted}, not {wanted}");
             }
         }
-        self.deviations.push(text);
+        self.deviate(text);
         if self.deviations.len() >= ENOUGH {
             self.tell();
         }
@@ -104,7 +104,7 @@ impl<'a> Ledger<'a> {
         };
         let counted = self.settle(is_right);
         if !is_right(&counted) {
-            self.deviations.push(format!("{what}, {completed} completed, {open} connections: {counted:?}"));
+            self.deviate(format!("{what}, {completed} completed, {open} connections: {counted:?}"));
         }
     }
 
@@ -139,12 +139,18 @@ impl<'a> Ledger<'a> {
             let count = scrape
                 .sum(&format!("{side}_count"), &[("id", &format!("/{party}")), ("http_route", "/slow")]);
             if sum < SLOW * count || sum > took {
-                self.deviations.push(format!(
+                self.deviate(format!(
                     "{party} {side} /slow: {sum} s for {count}, not {SLOW} s each to {took} s"
                 ));
             }
         }
         self.tell();
+    }
+
+    /// At once, for whoever watches; and kept for the end.
+    fn deviate(&mut self, text: String) {
+        println!("{text}");
+        self.deviations.push(text);
     }
 
     fn tell(&self) {
