@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 
-use crate::{collector::COLLECTORS, telemetry::LogFormat};
+use crate::{collector::COLLECTORS, route::Rule, telemetry::LogFormat};
 
 /// Per-container CPU, memory, block I/O and request latency from eBPF, as Prometheus metrics.
 #[derive(Debug, Parser)]
@@ -23,6 +23,29 @@ pub enum Command {
     /// Needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN. A signal that cannot be had is said so, in the log, on the status
     /// page and in podmeter_probe_state; the others go on.
     Agent(Agent),
+    /// Say what this kernel and these privileges allow, signal by signal, and what helps where something is missing.
+    ///
+    /// It loads and attaches what the agent would, with the agent's flags and environment, and lets go of it again; a running
+    /// agent is not disturbed.
+    #[command(after_help = crate::doctor::EXIT_CODES)]
+    Doctor(Doctor),
+}
+
+/// The flags of `podmeter doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct Doctor {
+    /// Print JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Say why this container has no request data, by what the agent that serves at --listen says. By its id or the beginning of
+    /// it, its cgroup's path, its pod's uid, or its unit.
+    #[arg(long, value_name = "NAME")]
+    pub container: Option<String>,
+
+    /// What the agent would be started with.
+    #[command(flatten)]
+    pub agent: Agent,
 }
 
 /// The flags of `podmeter agent`.
@@ -72,6 +95,18 @@ pub struct Agent {
     #[arg(long, env = "PODMETER_MAX_ROUTES", value_name = "N", default_value_t = 100,
           value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub max_routes: u32,
+
+    /// HTTP routes of your own, separated by commas or each with a flag: `/users/{name}/links` has any one segment in the place
+    /// of {name}, `/files/{path...}` or `/files/*` whatever follows. A request that matches has the pattern for its route, as
+    /// you wrote it, whether or not there are --max-routes others. A literal is preferred to a placeholder, then the
+    /// first. `nginx.service: /users/{name}` is for the containers, units and cgroups of that name (label name or id) alone, in
+    /// which * stands for anything.
+    #[arg(long = "route", env = "PODMETER_ROUTE", value_name = "PATTERN", value_delimiter = ',')]
+    pub routes: Vec<Rule>,
+
+    /// A file of more routes, one a line; lines that begin with # are comments.
+    #[arg(long, env = "PODMETER_ROUTE_FILE", value_name = "FILE")]
+    pub route_file: Option<PathBuf>,
 
     /// What to log: a level (error, warn, info, debug, trace), or levels by target, as in `info,podmeter=debug`.
     #[arg(long, env = "PODMETER_LOG", value_name = "FILTER", default_value = "info")]
@@ -133,13 +168,18 @@ mod tests {
         let error = parse("podmeter agent --listen localhost").unwrap_err();
         assert!(error.contains("--listen <ADDRESS:PORT>"), "{error}");
         assert!(parse("podmeter agnt").is_err());
+        let error = parse("podmeter agent --route /a,/b/{id").unwrap_err();
+        assert!(error.contains("'/b/{id' for '--route <PATTERN>'") && error.contains("{name...}"), "{error}");
     }
 
     #[test]
     fn defaults_measure_everything() {
-        let Command::Agent(agent) = parse("podmeter agent").unwrap().command;
+        let Command::Agent(agent) = parse("podmeter agent").unwrap().command else {
+            panic!("another command")
+        };
         assert_eq!(agent.signals, ["cpu", "memory", "pressure", "block_io", "http", "tcp"]);
         assert!(agent.listen.ip().is_loopback());
+        assert!(agent.routes.is_empty());
     }
 
     #[test]

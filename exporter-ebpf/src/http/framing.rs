@@ -14,7 +14,7 @@ use super::table::{
 };
 
 /// How many bytes are looked at together.
-pub const WINDOW: usize = 144;
+pub const WINDOW: usize = 128;
 /// How many steps are taken together.
 const STEPS: u32 = 12;
 /// How many bytes a step crosses at most within a line.
@@ -60,18 +60,48 @@ pub struct Cursor {
     pub ack: u32,
     /// Now, ns; 0 before it was asked for.
     pub now: u64,
+    /// When the request line in the window began, ns.
+    pub began: u64,
+    /// The hash of its route.
+    pub route: u64,
     /// Whether the packet arrived.
     pub ingress: u16,
     /// Whether the socket is shared by connections: a listener's.
     pub shared: u16,
     /// Where in the window the route ended.
-    pub route_end: u32,
+    pub route_end: u16,
+    /// The method.
+    pub method: u16,
     /// Where in the window the target begins. From here on it is a [`super::RouteLine`].
     pub target: u32,
     /// Keeps the size explicit.
     pub reserved: u32,
     /// The bytes, and a line end behind them.
     pub window: [u8; WINDOW + 8],
+}
+
+impl Cursor {
+    /// At the beginning of a payload of that many bytes.
+    pub const fn new(end: u32) -> Self {
+        Self {
+            at: 0,
+            end,
+            base: 0,
+            filled: 0,
+            offset: 0,
+            ack: 0,
+            now: 0,
+            began: 0,
+            route: 0,
+            ingress: 0,
+            shared: 0,
+            route_end: 0,
+            method: 0,
+            target: 0,
+            reserved: 0,
+            window: [0; WINDOW + 8],
+        }
+    }
 }
 
 /// Where bytes come from: a packet, or a slice.
@@ -339,6 +369,24 @@ unsafe fn body(stream: *mut Stream, flags: u8, left: u64) -> u8 {
         (false, true) => CLOSE,
         _ => START,
     }
+}
+
+/// Reads on in a message whose first line has begun, as the kernel does with a segment; how many bytes are of it.
+#[cfg(not(target_arch = "bpf"))]
+pub fn read(stream: &mut Stream, payload: &[u8]) -> usize {
+    struct Slice<'a>(&'a [u8]);
+    impl Source for Slice<'_> {
+        unsafe fn load(&self, at: u32, to: *mut u8, len: u32) -> bool {
+            let Some(bytes) = self.0.get(at as usize..(at + len) as usize) else { return false };
+            // SAFETY: the caller's.
+            unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+            true
+        }
+    }
+    let mut cursor = Cursor::new(payload.len() as u32);
+    // SAFETY: both are valid.
+    while unsafe { scan(&Slice(payload), &raw mut cursor, stream) } {}
+    cursor.at as usize
 }
 
 #[cfg(test)]

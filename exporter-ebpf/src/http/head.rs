@@ -4,6 +4,8 @@
 
 /// How many bytes of a request line are looked at.
 pub const HEAD: usize = 96;
+/// How many bytes of a target are looked at: what is left after the longest method that is told apart, and its space.
+pub const TARGET: usize = HEAD - 8;
 /// How many bytes a status line has at least: `HTTP/1.1 200`.
 pub const STATUS: usize = 12;
 /// How many bytes of a method are looked at, its space among them.
@@ -58,12 +60,16 @@ impl Method {
             Self::Other => "_OTHER",
         }
     }
+}
 
-    /// Whether requests of this method usually have no body.
-    #[inline(always)]
-    pub const fn is_bodiless(self) -> bool {
-        matches!(self, Self::Get | Self::Head | Self::Delete | Self::Options | Self::Trace)
-    }
+/// Whether requests of a method, as a number, usually have no body.
+#[inline(always)]
+pub const fn is_bodiless(method: u8) -> bool {
+    method == Method::Get as u8
+        || method == Method::Head as u8
+        || method == Method::Delete as u8
+        || method == Method::Options as u8
+        || method == Method::Trace as u8
 }
 
 /// What a connection's first bytes are.

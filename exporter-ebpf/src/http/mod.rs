@@ -6,7 +6,7 @@
 //! requests that wait and accounts for what connections carried. Functions that are verified by themselves: 5.12+.
 //! Maps: `CONNECTIONS` (socket storage, 184 bytes), `PIPELINES` and `CARRIES` (socket storage of the few that need it), `DEFERRED`
 //! (connections that have no socket yet), `ACTIVE` (by slot: the requests that wait), `COVERAGE` (by slot: bytes), `ROUTES` (slot and
-//! route hash -> the request line), rows of `series`.
+//! route hash -> the request line), `PATTERNS`, `LITERALS` and `SCOPES` (see [`pattern`]), rows of `series`.
 //! Metrics: `http_{server,client}_*`, `podmeter_http_coverage_*`.
 //! Cost: see `cargo xtask bench`; README has the figure.
 //!
@@ -20,6 +20,7 @@
 pub mod coverage;
 pub mod framing;
 pub mod head;
+pub mod pattern;
 pub mod route;
 pub mod table;
 
@@ -40,7 +41,18 @@ pub const SIGNAL: Signal = Signal {
         },
         Probe { program: FLUSH, hook: Hook::IterSkStorage(CONNECTIONS), fields: NONE, required: false },
     ],
-    maps: &[CONNECTIONS, "PIPELINES", "CARRIES", "DEFERRED", ACTIVE, coverage::COVERAGE, ROUTES],
+    maps: &[
+        CONNECTIONS,
+        "PIPELINES",
+        "CARRIES",
+        "DEFERRED",
+        ACTIVE,
+        coverage::COVERAGE,
+        ROUTES,
+        PATTERNS,
+        LITERALS,
+        SCOPES,
+    ],
 };
 
 const NONE: &[Field] = &[];
@@ -53,6 +65,12 @@ pub const CONNECTIONS: &str = "CONNECTIONS";
 pub const ACTIVE: &str = "ACTIVE";
 /// The map of routes.
 pub const ROUTES: &str = "ROUTES";
+/// The map of [`pattern::Patterns`], of one element.
+pub const PATTERNS: &str = "PATTERNS";
+/// The map of [`pattern::Literal`].
+pub const LITERALS: &str = "LITERALS";
+/// The map of the patterns of the cgroups that have their own.
+pub const SCOPES: &str = "SCOPES";
 
 /// After how long without a byte a response whose end is not known counts as complete, ns.
 pub const IDLE: u64 = 2_000_000_000;

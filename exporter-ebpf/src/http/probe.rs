@@ -154,7 +154,10 @@ impl Segment {
         unsafe {
             set(&raw mut (*cursor).base, 0);
             set(&raw mut (*cursor).filled, 0);
+            set(&raw mut (*cursor).began, 0);
+            set(&raw mut (*cursor).route, 0);
             set(&raw mut (*cursor).route_end, 0);
+            set(&raw mut (*cursor).method, 0);
             set(&raw mut (*cursor).target, 0);
             set(&raw mut (*cursor).reserved, 0);
             let window = (&raw mut (*cursor).window).cast::<u64>();

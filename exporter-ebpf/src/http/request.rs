@@ -3,11 +3,13 @@
 use aya_ebpf::bindings::__sk_buff;
 
 use super::{
+    RouteLine,
     connection::{self, Connection, begin, depth, http_admit},
     coverage::{Reason, charge},
     framing::{Cursor, Source as _, Stream, WINDOW, fill, get, opaque, scan, set},
-    head::{HEAD, METHOD, Method, Start, method_end, start},
+    head::{HEAD, METHOD, Method, Start, is_bodiless, method_end, start},
     packet::{MEMO, Packet, now},
+    pattern::kernel::pattern,
     route::{Hash, Route},
     table::{BODY, CHUNKED, EXPECTS, HAS_LENGTH, LINE_REST, NO_BODY, PARTIAL, START, UNKNOWN},
 };
@@ -16,10 +18,12 @@ use crate::loss::{Loss, count};
 /// How often one segment may be read on in: 32 requests, or a head of 8 KiB in lines of 32 bytes and more.
 pub(super) const ROUNDS: u32 = 128;
 
-/// [`http_begin`]: there is nothing more to read.
+/// [`http_find`] and [`http_begin`]: there is nothing more to read.
 const ENOUGH: u32 = 0;
-/// A first line was read as far as it matters, or a line end was skipped.
+/// A request line was read as far as it matters.
 const MORE: u32 = 1;
+/// A line end before it was skipped.
+const AGAIN: u32 = 2;
 
 /// Takes a payload in the direction of requests: whether it was one request and nothing else.
 #[unsafe(no_mangle)]
@@ -45,8 +49,16 @@ pub(super) extern "C" fn http_requests(
         while round < ROUNDS && !is_over(cursor) {
             let state = get(&raw const (*stream).state);
             if state == START || state == PARTIAL {
-                if http_begin(skb, this, cursor) == ENOUGH {
+                let found = http_find(skb, cursor, stream);
+                if found == ENOUGH {
                     break;
+                }
+                if found == MORE {
+                    let line = (&raw const (*cursor).target).cast::<RouteLine>();
+                    let route = pattern((*this).cgroup, line, get(&raw const (*cursor).filled));
+                    if http_begin(skb, this, cursor, route) == ENOUGH {
+                        break;
+                    }
                 }
             } else if http_scan(skb, cursor, stream) == 0 {
                 if get(&raw const (*stream).body) != 0 {
@@ -67,7 +79,7 @@ pub(super) extern "C" fn http_requests(
         // What has a length may have another one next time, behind the bytes that are compared.
         let is_plain =
             get(&raw const (*stream).flags) & (HAS_LENGTH | CHUNKED) == 0 && (*this).memo_method != 0;
-        let whole = state == START && is_plain && get(&raw const (*cursor).route_end) < MEMO;
+        let whole = state == START && is_plain && u32::from(get(&raw const (*cursor).route_end)) < MEMO;
         u32::from(only && whole)
     }
 }
@@ -230,16 +242,15 @@ pub(super) extern "C" fn http_keep(
     1
 }
 
-/// Reads a request line, or what there is of it, and begins the request.
+/// Reads a request line, or what there is of it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn http_begin(skb: *mut __sk_buff, this: *mut Connection, cursor: *mut Cursor) -> u32 {
-    if this.is_null() || cursor.is_null() {
+extern "C" fn http_find(skb: *mut __sk_buff, cursor: *mut Cursor, stream: *mut Stream) -> u32 {
+    if stream.is_null() || cursor.is_null() {
         return ENOUGH;
     }
     // SAFETY: the verifier's: both have the size of their types, and `skb` is the context.
     unsafe {
-        let stream = &raw mut (*this).requests;
         let mut began = http_line(skb, cursor, u32::from(get(&raw const (*stream).state)), 0);
         if began == FAILED {
             set(&raw mut (*stream).state, UNKNOWN);
@@ -248,15 +259,15 @@ extern "C" fn http_begin(skb: *mut __sk_buff, this: *mut Connection, cursor: *mu
         if began == 0 {
             began = now(skb, cursor);
         }
+        set(&raw mut (*cursor).began, began);
         let filled = get(&raw const (*cursor).filled);
-        let at = get(&raw const (*cursor).base);
         let window = (&raw const (*cursor).window).cast::<u8>();
         let first = get(window);
         if first == b'\r' || first == b'\n' {
             // To be ignored before a request line (RFC 9112, 2.2).
-            set(&raw mut (*cursor).at, at.wrapping_add(1));
+            set(&raw mut (*cursor).at, get(&raw const (*cursor).base).wrapping_add(1));
             set(&raw mut (*stream).state, START);
-            return MORE;
+            return AGAIN;
         }
         let (mut method, mut target) = (Method::Other, 0);
         if let Start::Request(known, at) = start(&*window.cast::<[u8; 16]>()) {
@@ -265,42 +276,66 @@ extern "C" fn http_begin(skb: *mut __sk_buff, this: *mut Connection, cursor: *mu
         if target == 0 {
             target = method_end(|i| get(window.add(i))) as u32 + 1;
         }
-        let mut route = 0;
-        let mut route_end = filled;
-        if target <= METHOD as u32 && target <= filled && is_blank(window, target) {
+        set(&raw mut (*cursor).method, method as u16);
+        set(&raw mut (*cursor).route_end, filled as u16);
+        let is_whole = target <= METHOD as u32 && target <= filled && is_blank(window, target);
+        if is_whole {
             set(&raw mut (*cursor).target, target);
-            route = http_route(cursor);
-            route_end = get(&raw const (*cursor).route_end);
-        } else if filled >= METHOD as u32 || target != filled + 1 || get(&raw const (*cursor).shared) != 0 {
+            set(&raw mut (*cursor).route, http_route(cursor));
+        } else if filled >= METHOD as u32 || target != filled + 1 {
             // No request line.
             set(&raw mut (*stream).state, UNKNOWN);
             return ENOUGH;
         }
-        if route_end == filled && filled < HEAD as u32 {
+        if u32::from(get(&raw const (*cursor).route_end)) == filled && filled < HEAD as u32 {
             if http_keep(skb, cursor, 0, began) != 0 {
                 set(&raw mut (*stream).state, PARTIAL);
                 return ENOUGH;
             }
             count(Loss::RequestLineSplit);
-            route = 0;
+            set(&raw mut (*cursor).route, 0);
+            if !is_whole {
+                set(&raw mut (*stream).state, UNKNOWN);
+                return ENOUGH;
+            }
         }
+    }
+    MORE
+}
+
+/// Begins the request whose line is in the window; `pattern` is the hash of its route if the user named it, else 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn http_begin(
+    skb: *mut __sk_buff,
+    this: *mut Connection,
+    cursor: *mut Cursor,
+    pattern: u64,
+) -> u32 {
+    if this.is_null() || cursor.is_null() {
+        return ENOUGH;
+    }
+    // SAFETY: as of http_find().
+    unsafe {
+        let mut route = get(&raw const (*cursor).route);
         if route != 0 {
-            route = http_admit((*this).slot, route, cursor);
+            // What the user named needs no line, and takes nothing of the budget.
+            route = if pattern == 0 { http_admit((*this).slot, route, cursor) } else { pattern };
         }
-        if !begin(this, skb, cursor, method as u8, route, began) {
+        let method = get(&raw const (*cursor).method) as u8;
+        if !begin(this, skb, cursor, method, route, get(&raw const (*cursor).began)) {
             return ENOUGH;
         }
         (*this).memo = 0;
         (*this).memo_route = route;
-        (*this).memo_method = if method.is_bodiless() { method as u8 } else { 0 };
+        (*this).memo_method = if is_bodiless(method) { method } else { 0 };
+        let stream = &raw mut (*this).requests;
         set(&raw mut (*stream).state, LINE_REST);
-        set(
-            &raw mut (*stream).flags,
-            if connection::is(method as u8, Method::Connect) { NO_BODY } else { 0 },
-        );
+        set(&raw mut (*stream).flags, if connection::is(method, Method::Connect) { NO_BODY } else { 0 });
         set(&raw mut (*stream).left, 0);
         set(&raw mut (*stream).body, 0);
-        set(&raw mut (*cursor).at, at.wrapping_add(route_end));
+        let read = u32::from(get(&raw const (*cursor).route_end));
+        set(&raw mut (*cursor).at, get(&raw const (*cursor).base).wrapping_add(read));
     }
     MORE
 }
@@ -332,12 +367,12 @@ extern "C" fn http_route(cursor: *mut Cursor) -> u64 {
                 break;
             }
             if !route.push(get(window.add(place as usize))) {
-                set(&raw mut (*cursor).route_end, place as u32);
+                set(&raw mut (*cursor).route_end, place as u16);
                 return route.finish(false).value();
             }
             i += 1;
         }
-        set(&raw mut (*cursor).route_end, HEAD as u32);
+        set(&raw mut (*cursor).route_end, HEAD as u16);
         route.finish(true).value()
     }
 }

@@ -5,7 +5,7 @@ use std::{env, process::Command};
 use anyhow::{Result, bail};
 
 use super::{
-    Options,
+    Options, fuzz,
     report::{Report, Tally},
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     ebpf::{self, Warnings},
     go::Module,
     install::{self, Tool},
+    vm,
 };
 
 /// Checks licences, sources and duplicates of the dependencies.
@@ -69,6 +70,9 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
         report.step("METRICS.md is current", |_| doc::run(&doc::Options { check: true }))?;
     }
     report.step("tests", |tally| tests(&["test", "--workspace", "--no-fail-fast"], filter, tally))?;
+    if filter.is_none() {
+        report.step("fuzzing", |_| fuzz::targets())?;
+    }
     if live {
         let agent = ["build", "--package=podmeter", "--bins"];
         report.step("the agent that the live tests start", |_| run_command(&mut cargo(agent)?))?;
@@ -78,6 +82,14 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
         report.step("live tests", |tally| live_tests(filter, tally))?;
     } else {
         report.step("live tests: SKIPPED", |tally| skip_live(options, tally))?;
+    }
+    if live && !options.no_vm && filter.is_none() {
+        report.step("live tests on other kernels", vm::test)?;
+    } else {
+        println!(
+            "\nTHE LIVE TESTS ON OTHER KERNELS ARE SKIPPED: they come with the live tests, without --no-vm or a filter"
+        );
+        report.tally.skipped += 1;
     }
     if let Some(filter) = filter
         && report.tally == Tally::default()

@@ -2,44 +2,11 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{super::table::*, *};
 
-/// A payload that is a slice.
-struct Slice<'a>(&'a [u8]);
-
-impl Source for Slice<'_> {
-    unsafe fn load(&self, at: u32, to: *mut u8, len: u32) -> bool {
-        let Some(bytes) = self.0.get(at as usize..(at + len) as usize) else { return false };
-        // SAFETY: the caller's.
-        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-        true
-    }
-}
-
-fn cursor(end: usize) -> Cursor {
-    Cursor {
-        at: 0,
-        end: end as u32,
-        base: 0,
-        filled: 0,
-        offset: 0,
-        ack: 0,
-        now: 0,
-        ingress: 0,
-        shared: 0,
-        route_end: 0,
-        target: 0,
-        reserved: 0,
-        window: [0; WINDOW + 8],
-    }
-}
-
 /// Reads on in a message, in segments; how many bytes it took in all.
 fn read(stream: &mut Stream, segments: &[&[u8]]) -> usize {
     let mut taken = 0;
     for segment in segments {
-        let mut cursor = cursor(segment.len());
-        // SAFETY: both are valid.
-        while unsafe { scan(&Slice(segment), &raw mut cursor, stream) } {}
-        taken += cursor.at as usize;
+        taken += super::read(stream, segment);
         if stream.state < BODY {
             break;
         }
