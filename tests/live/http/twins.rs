@@ -97,3 +97,55 @@ fn bodies_of_messages_of_one_length_have_their_own_sizes() {
         }
     }
 }
+
+/// Whether a request has a body is said behind what many requests begin with.
+#[test]
+fn requests_of_methods_without_a_body_may_have_one() {
+    let lab = Lab::alone(&[]);
+    let server = lab.serve("127.0.0.1:0");
+    let mut talk = lab.talk();
+    talk.say(&format!("open {}", server.v4()));
+    let head = |field: &str| format!("send GET /a HTTP/1.1\\r\\n{}{field}: 24\\r\\n\\r\\n", pad(70));
+    for _ in 0..2 {
+        talk.all(&[&head("X-Longer-Named"), "answer", &head("X-Longer-Named"), "answer"]);
+        talk.all(&[&head("Content-Length"), "send GET /forged HTTP/1.1\\r\\n\\r\\n", "answer"]);
+    }
+    talk.all(&["send GET /hello HTTP/1.1\\r\\n\\r\\n", "answer", "close"]);
+    let scrape = lab.settled(7, 7);
+    let count = |route| lab.counts(&scrape, &[("http_route", route)]);
+    assert_eq!((count("/a"), count("/hello")), ((6, 6), (1, 1)), "{}", lab.story(&scrape));
+}
+
+/// A segment may be as long as a message before it, and only the beginning of one.
+#[test]
+fn heads_that_go_on_are_told_from_those_that_do_not() {
+    let lab = Lab::alone(&[]);
+    let (mut client, mut server) = ends(&lab);
+    let field = "Content-Length: 0\\r\\n";
+    let whole = |first: &str, field: &str| format!("send {first}\\r\\n{field}{}\\r\\n", pad(100));
+    // As long: the pad goes on for what is missing of the two line ends, and further.
+    let begun = |first: &str, field: &str| format!("send {first}\\r\\n{field}X-Pad: {}", "p".repeat(104));
+    let rest = "send GET /forged HTTP/1.1\\r\\n\\r\\n";
+    for (asks, answers) in
+        [(false, false), (false, false), (true, false), (false, true), (true, true), (false, false)]
+    {
+        let request = "GET /a HTTP/1.1";
+        if asks {
+            client.all(&[&begun(request, ""), rest]);
+        } else {
+            client.say(&whole(request, ""));
+        }
+        server.say("until \\r\\n\\r\\n");
+        let response = "HTTP/1.1 200 OK";
+        if answers {
+            server.all(&[&begun(response, field), rest]);
+        } else {
+            server.say(&whole(response, field));
+        }
+        client.say("answer");
+    }
+    client.say("close");
+    server.say("close");
+    let scrape = lab.settled(6, 6);
+    assert_eq!(lab.counts(&scrape, &[("http_route", "/a")]), (6, 6), "{}", lab.story(&scrape));
+}
