@@ -117,6 +117,11 @@ fn is_of_all(key: &str) -> bool {
     key.contains("_body_size_bytes_") || key.contains("_time_to_first_byte_")
 }
 
+/// Whether it is how long the bodies of requests were, all together.
+fn is_request_size(key: &str) -> bool {
+    key.ends_with("_request_body_size_bytes_sum")
+}
+
 /// What a scrape counts of the two ends, and of losses but those of cgroups, which may come from anywhere.
 fn counts(scrape: &Scrape) -> Counts {
     let mut counts = Counts::new();
@@ -182,7 +187,13 @@ impl Judge {
             }
             since.retain(|_, count| *count != 0);
             // A family that this agent does not have is not compared.
-            let has = |key: &str| !is_of_all(key) || now.keys().any(|own| own == key);
+            let has = |key: &str| {
+                !is_of_all(key)
+                    || now.keys().any(|own| own == key) && !(plan.has_early && is_request_size(key))
+            };
+            if plan.has_early {
+                since.retain(|key, _| !is_request_size(key));
+            }
             let wrong = expected.deviations(&since, &has);
             (wrong.is_empty() || started.elapsed() > PATIENCE).then_some((now, wrong))
         });

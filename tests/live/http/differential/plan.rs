@@ -57,6 +57,8 @@ pub(super) enum End {
 pub(super) struct Plan {
     pub(super) client: Stream,
     pub(super) server: Stream,
+    /// There is an answer that may come before the request's body has: of that body counts what had come.
+    pub(super) has_early: bool,
     pub(super) cut: Cut,
     /// How many bytes the first piece has, at least.
     pub(super) first: usize,
@@ -201,7 +203,7 @@ impl Plan {
         let (mut client, mut server) = (Stream::default(), Stream::default());
         // Of the last request of all before this group.
         let mut answered = 0;
-        let mut number = 0;
+        let (mut number, mut has_early) = (0, false);
         for at in 0..count {
             // One is like that before it, now and then, or nearly so.
             if at == 0 || random.below(3) > 0 {
@@ -221,6 +223,7 @@ impl Plan {
             if at % depth == 0 {
                 answered = server.bytes.len();
             }
+            has_early |= exchange.early;
             client.wait(answered);
             client.bytes.extend(&exchange.request.bytes[..exchange.request.head]);
             let head = client.bytes.len();
@@ -250,6 +253,6 @@ impl Plan {
                 break;
             }
         }
-        Self { client, server, cut, first: FIRST, end, seed }
+        Self { client, server, has_early, cut, first: FIRST, end, seed }
     }
 }

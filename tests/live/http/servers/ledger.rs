@@ -8,7 +8,7 @@ use std::{
 
 use podmeter_tests::{scrape::Scrape, wait};
 
-use super::super::lab::Lab;
+use super::super::lab::{CLIENT, Lab, SERVER};
 
 /// After how long what is missing is taken for lost, and what is too much for true: idle connections count after two seconds.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -159,7 +159,7 @@ impl<'a> Ledger<'a> {
     }
 }
 
-/// Everything that a scrape counts of requests and losses; those of cgroups may come from anywhere, always.
+/// Everything that a scrape counts of requests, once each, and of losses; those of cgroups may come from anywhere, always.
 fn counts(scrape: &Scrape) -> Counts {
     let mut counts = Counts::new();
     for line in scrape.0.lines() {
@@ -172,7 +172,8 @@ fn counts(scrape: &Scrape) -> Counts {
         };
         let key = if name == "podmeter_lost_total" && !label("reason").starts_with("cgroup_") {
             format!("lost {}", label("reason"))
-        } else if let Some(family) = name.strip_suffix("_count").filter(|family| family.starts_with("http_"))
+        } else if let Some(family) =
+            name.strip_suffix("_count").filter(|family| [SERVER, CLIENT].contains(family))
         {
             let [method, status, route] =
                 ["http_request_method", "http_response_status_code", "http_route"].map(label);
