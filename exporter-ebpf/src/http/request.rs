@@ -73,6 +73,12 @@ pub(super) extern "C" fn http_requests(
         let state = get(&raw const (*stream).state);
         if (state == UNKNOWN || !is_over(cursor)) && get(&raw const (*this).opaque) == 0 {
             set(&raw mut (*stream).state, UNKNOWN);
+            if get(&raw const (*this).begun) == 0 {
+                // What seemed to be a method was none: back to not knowing.
+                (*this).role = 0;
+                set(&raw mut (*stream).state, START);
+                return 0;
+            }
             count(Loss::FramingLost);
         }
         let only = get(&raw const (*this).begun).wrapping_sub(begun) == 1 && before == START;

@@ -21,7 +21,7 @@ use crate::{
 const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// What the live tests run, and the Debian package that each comes from.
-const LIVE_TOOLS: [(&str, &str); 14] = [
+const LIVE_TOOLS: [(&str, &str); 18] = [
     ("wrk", "wrk"),
     ("nginx", "nginx-light"),
     ("prometheus", "prometheus"),
@@ -37,6 +37,10 @@ const LIVE_TOOLS: [(&str, &str); 14] = [
     ("go", "golang-go"),
     ("javac", "default-jdk-headless"),
     ("python3", "python3"),
+    ("openssl", "openssl"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
 ];
 
 /// Debian's is too old for native histograms as they are now. Without the tags it wants modules that are not to be had.
@@ -45,7 +49,46 @@ const PROMETHEUS: Module = Module {
     package: "github.com/prometheus/prometheus/cmd/prometheus",
     version: "v0.316.0",
     tags: "remove_all_sd,enable_kubernetes_sd",
+    list: None,
+    link: "",
 };
+
+/// The API server that names come from.
+const API_SERVER: Module = kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver");
+
+/// Runs pods on this machine.
+const KUBELET: Module = kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet");
+
+/// A program of Kubernetes. The tags are those of its makers; without the flags it is of no version.
+const fn kubernetes(name: &'static str, package: &'static str) -> Module {
+    Module {
+        name,
+        package,
+        version: "v1.37.2",
+        tags: "selinux,notest,grpcnotrace",
+        list: Some("tests/kubernetes"),
+        link: "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 \
+           -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/client-go/pkg/version.gitVersion=v1.37.2",
+    }
+}
+
+/// Where the API server keeps what it knows.
+const ETCD: Module = Module {
+    name: "etcd",
+    package: "go.etcd.io/etcd/server/v3",
+    version: "v3.7.3",
+    tags: "",
+    list: Some("tests/kubernetes/etcd"),
+    link: "-s -w",
+};
+
+/// What the live tests find by a variable.
+const BUILT: [(&str, &Module); 4] = [
+    ("PODMETER_PROMETHEUS", &PROMETHEUS),
+    ("PODMETER_ETCD", &ETCD),
+    ("PODMETER_KUBE_APISERVER", &API_SERVER),
+    ("PODMETER_KUBELET", &KUBELET),
+];
 
 /// Where the live tests are.
 const LIVE: [&str; 4] = ["test", "--package=podmeter-tests", "--test=live", "--no-fail-fast"];
@@ -76,8 +119,9 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
     if live {
         let agent = ["build", "--package=podmeter", "--bins"];
         report.step("the agent that the live tests start", |_| run_command(&mut cargo(agent)?))?;
-        report.step("a Prometheus with native histograms", |_| {
-            PROMETHEUS.ensure("by the live tests").map(drop)
+        // Of these, what Kubernetes is made of takes a quarter of an hour on a new machine with two CPUs.
+        report.step("programs of the live tests", |_| {
+            BUILT.iter().try_for_each(|(_, module)| module.ensure("by the live tests").map(drop))
         })?;
         report.step("live tests", |tally| live_tests(filter, tally))?;
     } else {
@@ -144,7 +188,9 @@ fn tests(arguments: &[&str], filter: Option<&str>, tally: &mut Tally) -> Result<
 fn live_tests(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     let mut command = cargo(LIVE)?;
     command.arg("--").args(filter).arg("--test-threads=1");
-    command.env("PODMETER_PROMETHEUS", PROMETHEUS.ensure("by the live tests")?);
+    for (variable, module) in BUILT {
+        command.env(variable, module.ensure("by the live tests")?);
+    }
     watched(&mut command, &LIVE, tally)
 }
 
@@ -167,4 +213,26 @@ fn skip_live(options: &Options, tally: &mut Tally) -> Result<()> {
     println!("{count} LIVE TESTS SKIPPED, {why}");
     tally.skipped += u64::try_from(count)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_lists_of_modules_have_the_versions_that_are_built() {
+        for (_, module) in BUILT {
+            let Some(list) = module.list else { continue };
+            let list = fs::read_to_string(root().unwrap().join(list).join("go.mod")).unwrap();
+            let named = list.lines().filter_map(|line| line.trim().split_once(' '));
+            let mut named = named.filter(|(name, _)| module.package.starts_with(name));
+            assert!(
+                named.any(|(_, version)| version.split(' ').next() == Some(module.version)),
+                "{}",
+                module.name
+            );
+        }
+    }
 }
