@@ -21,13 +21,22 @@ use crate::{
 const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// What the live tests run, and the Debian package that each comes from.
-const LIVE_TOOLS: [(&str, &str); 10] = [
+const LIVE_TOOLS: [(&str, &str); 18] = [
     ("wrk", "wrk"),
     ("nginx", "nginx-light"),
     ("prometheus", "prometheus"),
     ("bpftool", "bpftool"),
     ("ip", "iproute2"),
     ("curl", "curl"),
+    // The servers and clients whose requests are counted; what they are programmed in may be here already, from elsewhere.
+    ("apache2", "apache2-bin"),
+    ("haproxy", "haproxy"),
+    ("gunicorn", "gunicorn"),
+    ("uvicorn", "uvicorn"),
+    ("node", "nodejs"),
+    ("go", "golang-go"),
+    ("javac", "default-jdk-headless"),
+    ("python3", "python3"),
     ("openssl", "openssl"),
     ("containerd", "containerd"),
     ("runc", "runc"),

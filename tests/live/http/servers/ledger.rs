@@ -8,10 +8,10 @@ use std::{
 
 use podmeter_tests::{scrape::Scrape, wait};
 
-use super::super::lab::Lab;
+use super::super::lab::{CLIENT, Lab, SERVER};
 
 /// After how long what is missing is taken for lost, and what is too much for true: idle connections count after two seconds.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// After how many deviations a test ends early: each takes its time.
 const ENOUGH: usize = 12;
@@ -74,7 +74,7 @@ impl<'a> Ledger<'a> {
                 _ = write!(text, "\n    {key}: {counted}, not {wanted}");
             }
         }
-        self.deviations.push(text);
+        self.deviate(text);
         if self.deviations.len() >= ENOUGH {
             self.tell();
         }
@@ -104,7 +104,7 @@ impl<'a> Ledger<'a> {
         };
         let counted = self.settle(is_right);
         if !is_right(&counted) {
-            self.deviations.push(format!("{what}, {completed} completed, {open} connections: {counted:?}"));
+            self.deviate(format!("{what}, {completed} completed, {open} connections: {counted:?}"));
         }
     }
 
@@ -139,12 +139,18 @@ impl<'a> Ledger<'a> {
             let count = scrape
                 .sum(&format!("{side}_count"), &[("id", &format!("/{party}")), ("http_route", "/slow")]);
             if sum < SLOW * count || sum > took {
-                self.deviations.push(format!(
+                self.deviate(format!(
                     "{party} {side} /slow: {sum} s for {count}, not {SLOW} s each to {took} s"
                 ));
             }
         }
         self.tell();
+    }
+
+    /// At once, for whoever watches; and kept for the end.
+    fn deviate(&mut self, text: String) {
+        println!("{text}");
+        self.deviations.push(text);
     }
 
     fn tell(&self) {
@@ -153,7 +159,7 @@ impl<'a> Ledger<'a> {
     }
 }
 
-/// Everything that a scrape counts of requests and losses; those of cgroups may come from anywhere, always.
+/// Everything that a scrape counts of requests, once each, and of losses; those of cgroups may come from anywhere, always.
 fn counts(scrape: &Scrape) -> Counts {
     let mut counts = Counts::new();
     for line in scrape.0.lines() {
@@ -166,7 +172,8 @@ fn counts(scrape: &Scrape) -> Counts {
         };
         let key = if name == "podmeter_lost_total" && !label("reason").starts_with("cgroup_") {
             format!("lost {}", label("reason"))
-        } else if let Some(family) = name.strip_suffix("_count").filter(|family| family.starts_with("http_"))
+        } else if let Some(family) =
+            name.strip_suffix("_count").filter(|family| [SERVER, CLIENT].contains(family))
         {
             let [method, status, route] =
                 ["http_request_method", "http_response_status_code", "http_route"].map(label);
