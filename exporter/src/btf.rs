@@ -111,7 +111,7 @@ impl Btf {
             bits = bits.checked_add(at)?;
             ids = vec![id];
         }
-        (bits % 8 == 0).then_some(bits / 8)
+        bits.is_multiple_of(8).then_some(bits / 8)
     }
 
     /// The type and the bit offset of a member, also of anonymous structs and unions within; of no more than `left` of them.
