@@ -29,8 +29,9 @@ pub const SIGNAL: Signal = Signal {
             Field { global: "REQUEST_START", source: Source::Offset("request", &["start_time_ns"]) },
             Field { global: "REQUEST_BIO", source: Source::Offset("request", &["bio"]) },
             Field { global: "REQUEST_Q", source: Source::Offset("request", &["q"]) },
-            // request.rq_disk became request.q->disk in 5.17 (f3fa33acca9f); the queue has had it since 5.14.
-            Field { global: "QUEUE_DISK", source: Source::Offset("request_queue", &["disk"]) },
+            // request.rq_disk became request.q->disk in 5.17 (f3fa33acca9f); the queue has had it since 5.14 (d152c682f03c).
+            Field { global: "REQUEST_DISK", source: Source::Perhaps("request", "rq_disk") },
+            Field { global: "QUEUE_DISK", source: Source::Perhaps("request_queue", "disk") },
             Field { global: "DISK_MAJOR", source: Source::Offset("gendisk", &["major"]) },
             Field { global: "DISK_MINOR", source: Source::Offset("gendisk", &["first_minor"]) },
             Field { global: "BIO_BLKG", source: Source::Offset("bio", &["bi_blkg"]) },
@@ -104,6 +105,8 @@ mod probe {
     #[unsafe(no_mangle)]
     static REQUEST_Q: Global<u32> = Global::new(0);
     #[unsafe(no_mangle)]
+    static REQUEST_DISK: Global<u32> = Global::new(0);
+    #[unsafe(no_mangle)]
     static QUEUE_DISK: Global<u32> = Global::new(0);
     #[unsafe(no_mangle)]
     static DISK_MAJOR: Global<u32> = Global::new(0);
@@ -146,7 +149,11 @@ mod probe {
             if IO_ON_V1.load() != 0 {
                 id |= IO_HIERARCHY;
             }
-            let disk = load(load(request, &REQUEST_Q), &QUEUE_DISK);
+            let disk: *const u8 = if REQUEST_DISK.load() != 0 {
+                load(request, &REQUEST_DISK)
+            } else {
+                load(load(request, &REQUEST_Q), &QUEUE_DISK)
+            };
             let detail = Detail {
                 major: load(disk, &DISK_MAJOR),
                 minor: load(disk, &DISK_MINOR),

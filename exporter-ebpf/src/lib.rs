@@ -85,6 +85,9 @@ pub struct Field {
 pub enum Source {
     /// The byte offset of a member, by struct and dotted path; the first path that exists wins.
     Offset(&'static str, &'static [&'static str]),
+    /// The byte offset of a member that some kernels have elsewhere, by struct and name; 0, which no such member is at, where it
+    /// is missing.
+    Perhaps(&'static str, &'static str),
     /// The value of an enumerator.
     Enumerator(&'static str, &'static str),
     /// The index, among a BTF tracepoint's arguments, of the pointer to the named struct.

@@ -106,6 +106,7 @@ pub fn build(config: &Agent) -> Registry {
             ("CPU", cgroups),
             ("TCP", cgroups),
             ("ACTIVE", cgroups),
+            ("COVERAGE", cgroups),
             ("BANDWIDTHS", cgroups),
             ("MEMORY", cgroups),
             ("PRESSURES", cgroups),

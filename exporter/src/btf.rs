@@ -79,6 +79,11 @@ impl Btf {
         Ok(this)
     }
 
+    /// How many types it describes.
+    pub fn count(&self) -> usize {
+        self.types.len() - 1
+    }
+
     /// The value that `source` names.
     ///
     /// # Errors
@@ -89,6 +94,7 @@ impl Btf {
                 .iter()
                 .find_map(|path| self.offset(of, path))
                 .ok_or_else(|| Error::Missing(format!("struct {of}.{}", paths.join(" or .")))),
+            Source::Perhaps(of, path) => Ok(self.offset(of, path).unwrap_or(0)),
             Source::Enumerator(of, name) => {
                 self.enumerator(of, name).ok_or_else(|| Error::Missing(format!("enum {of} {{ {name} }}")))
             }
@@ -101,6 +107,11 @@ impl Btf {
     /// Whether the kernel has a tracepoint of this name with typed arguments.
     pub fn has_tracepoint(&self, name: &str) -> bool {
         self.names.contains_key(&format!("btf_trace_{name}"))
+    }
+
+    /// Whether the kernel has an iterator over objects of this kind.
+    pub fn has_iterator(&self, kind: &str) -> bool {
+        self.names.contains_key(&format!("bpf_iter__{kind}"))
     }
 
     fn offset(&self, of: &str, path: &str) -> Option<u32> {

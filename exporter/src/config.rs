@@ -23,6 +23,29 @@ pub enum Command {
     /// Needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN. A signal that cannot be had is said so, in the log, on the status
     /// page and in podmeter_probe_state; the others go on.
     Agent(Agent),
+    /// Say what this kernel and these privileges allow, signal by signal, and what helps where something is missing.
+    ///
+    /// It loads and attaches what the agent would, with the agent's flags and environment, and lets go of it again; a running
+    /// agent is not disturbed.
+    #[command(after_help = crate::doctor::EXIT_CODES)]
+    Doctor(Doctor),
+}
+
+/// The flags of `podmeter doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct Doctor {
+    /// Print JSON, for programs.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Say why this container has no request data, by what the agent that serves at --listen says. By its id or the beginning of
+    /// it, its cgroup's path, its pod's uid, or its unit.
+    #[arg(long, value_name = "NAME")]
+    pub container: Option<String>,
+
+    /// What the agent would be started with.
+    #[command(flatten)]
+    pub agent: Agent,
 }
 
 /// The flags of `podmeter agent`.
@@ -151,7 +174,9 @@ mod tests {
 
     #[test]
     fn defaults_measure_everything() {
-        let Command::Agent(agent) = parse("podmeter agent").unwrap().command;
+        let Command::Agent(agent) = parse("podmeter agent").unwrap().command else {
+            panic!("another command")
+        };
         assert_eq!(agent.signals, ["cpu", "memory", "pressure", "block_io", "http", "tcp"]);
         assert!(agent.listen.ip().is_loopback());
         assert!(agent.routes.is_empty());

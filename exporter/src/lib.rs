@@ -8,6 +8,7 @@ pub mod btf;
 pub mod cgroup;
 pub mod collector;
 pub mod config;
+pub mod doctor;
 pub mod encode;
 pub mod format;
 pub mod http;

@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use podmeter::{
     agent,
     config::{self, Command},
-    sys, telemetry,
+    doctor, sys, telemetry,
 };
 
 fn main() -> ExitCode {
@@ -17,7 +17,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let Command::Agent(config) = cli.command;
+    let config = match cli.command {
+        Command::Agent(config) => config,
+        Command::Doctor(config) => return doctor::run(&config),
+    };
     if let Err(error) = telemetry::init(config.log_format, &config.log_level) {
         eprintln!("error: {error:#}");
         return ExitCode::from(2);

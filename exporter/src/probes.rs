@@ -150,7 +150,12 @@ impl Probes {
             }
             match attach(ebpf, probe, plan, kernel_btf.as_ref().ok()) {
                 Ok(()) => (verdict.state, verdict.reason) = (State::Attached, String::new()),
-                Err(error) => verdict.reason = explain(&error),
+                Err(error) => {
+                    verdict.reason = explain(&error);
+                    if lacks_helper(&verdict.reason) {
+                        verdict.state = State::Unsupported;
+                    }
+                }
             }
         }
     }
@@ -295,7 +300,11 @@ fn resolve(
         Hook::BtfTracepoint(name) if !btf.has_tracepoint(name) => {
             return Err(btf::Error::Missing(format!("tracepoint {name}")).to_string());
         }
-        _ => {}
+        hook => {
+            if let Some(kind) = iterated(hook).filter(|kind| !btf.has_iterator(kind)) {
+                return Err(btf::Error::Missing(format!("iterator {kind}")).to_string());
+            }
+        }
     }
     for field in probe.fields {
         globals.insert(field.global, btf.resolve(&field.source).map_err(|error| error.to_string())?);
@@ -331,17 +340,9 @@ fn attach(ebpf: &mut Ebpf, probe: &Probe, plan: &Plan<'_>, btf: Option<&aya::Btf
         }
         Hook::CgroupSkbIngress => attach_packets(program, CgroupSkbAttachType::Ingress, plan)?,
         Hook::CgroupSkbEgress => attach_packets(program, CgroupSkbAttachType::Egress, plan)?,
-        Hook::IterCgroup => {
+        hook @ (Hook::IterCgroup | Hook::IterTaskFile | Hook::IterSkStorage(_)) => {
             let program: &mut Iter = program.try_into()?;
-            program.load("cgroup", btf()?)?;
-        }
-        Hook::IterTaskFile => {
-            let program: &mut Iter = program.try_into()?;
-            program.load("task_file", btf()?)?;
-        }
-        Hook::IterSkStorage(_) => {
-            let program: &mut Iter = program.try_into()?;
-            program.load("bpf_sk_storage_map", btf()?)?;
+            program.load(iterated(hook).context("no iterator")?, btf()?)?;
         }
         Hook::OnCpu => {
             let program: &mut RawTracePoint = program.try_into()?;
@@ -349,6 +350,16 @@ fn attach(ebpf: &mut Ebpf, probe: &Probe, plan: &Plan<'_>, btf: Option<&aya::Btf
         }
     }
     Ok(())
+}
+
+/// What an iterator's hook walks, as the kernel calls it.
+fn iterated(hook: Hook) -> Option<&'static str> {
+    match hook {
+        Hook::IterCgroup => Some("cgroup"),
+        Hook::IterTaskFile => Some("task_file"),
+        Hook::IterSkStorage(_) => Some("bpf_sk_storage_map"),
+        _ => None,
+    }
 }
 
 /// Does `work` while the kernel verifies the `wanted` packet programs, each on a thread of its own: that is most of the time
@@ -402,6 +413,11 @@ fn explain(error: &anyhow::Error) -> String {
     let mut text: Vec<_> = text.iter().map(|text| text.replace('\n', " ")).collect();
     text.dedup();
     format!("{}{hint}", text.join(": "))
+}
+
+/// Whether what the verifier says is that this kernel has no such helper, or not for this type of program.
+fn lacks_helper(reason: &str) -> bool {
+    ["invalid func unknown#", "unknown func bpf_"].iter().any(|words| reason.contains(words))
 }
 
 /// The data of a map of any type.

@@ -109,6 +109,7 @@ impl<T> Drop for MappedArray<T> {
 /// bpf(2) commands and attach types of linux/bpf.h.
 mod uapi {
     pub(super) const BPF_PROG_TEST_RUN: libc::c_int = 10;
+    pub(super) const BPF_PROG_QUERY: libc::c_int = 16;
     pub(super) const BPF_LINK_CREATE: libc::c_int = 28;
     pub(super) const BPF_ITER_CREATE: libc::c_int = 33;
     pub(super) const BPF_TRACE_ITER: u32 = 28;
@@ -135,6 +136,19 @@ mod uapi {
     pub(super) struct IterCreate {
         pub(super) link_fd: u32,
         pub(super) flags: u32,
+    }
+
+    /// `union bpf_attr`, `query`, as far as kernels before 6.6 know it.
+    #[repr(C)]
+    #[derive(Default)]
+    pub(super) struct Query {
+        pub(super) target_fd: u32,
+        pub(super) attach_type: u32,
+        pub(super) query_flags: u32,
+        pub(super) attach_flags: u32,
+        pub(super) prog_ids: u64,
+        pub(super) prog_cnt: u32,
+        pub(super) reserved: u32,
     }
 
     /// `union bpf_attr`, `test`.
@@ -280,6 +294,34 @@ pub fn run_on_packet(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32> 
     };
     bpf(uapi::BPF_PROG_TEST_RUN, &mut attributes)?;
     Ok(attributes.retval)
+}
+
+/// Where packet programs attach: `BPF_CGROUP_INET_INGRESS` and its like.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub enum PacketHook {
+    /// What arrives.
+    Ingress = 0,
+    /// What leaves.
+    Egress = 1,
+}
+
+/// The numbers of the packet programs that are attached to a cgroup, the first 64.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn packet_programs(cgroup: BorrowedFd<'_>, hook: PacketHook) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; 64];
+    let mut attributes = uapi::Query {
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_type: hook as u32,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: ids.len() as u32,
+        ..Default::default()
+    };
+    bpf(uapi::BPF_PROG_QUERY, &mut attributes)?;
+    ids.truncate(attributes.prog_cnt as usize);
+    Ok(ids)
 }
 
 /// Makes something that owns a descriptor awaitable.

@@ -36,7 +36,9 @@ fn scrape() -> String {
     let directory = |flag: &str, name: &str| format!("--{flag}={}", own("fixtures").join(name).display());
     let arguments = [directory("procfs", "proc"), directory("sysfs", "sys"), directory("cgroupfs", "cgroup")];
     let line = ["podmeter", "agent"].map(str::to_owned).into_iter().chain(arguments);
-    let Subcommand::Agent(config) = config::parse(line.map(Into::into)).expect("flags").command;
+    let Subcommand::Agent(config) = config::parse(line.map(Into::into)).expect("flags").command else {
+        panic!("not what was asked for");
+    };
     let exposition = Exposition::new(agent::build(&config).gather(), Format::Text);
     String::from_utf8(exposition.flatten().collect()).expect("text")
 }

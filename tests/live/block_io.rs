@@ -2,7 +2,9 @@
 
 use std::{fs, os::linux::fs::MetadataExt as _, path::Path, process::Command, time::Instant};
 
-use podmeter_tests::{agent::Agent, cgroup::Cgroup, machine::withheld, scrape::Scrape, temp::TempDir, wait};
+use podmeter_tests::{
+    agent::Agent, cgroup::Cgroup, machine::withheld, scrape::Scrape, support::has_v2, temp::TempDir, wait,
+};
 
 const BLOCK: u64 = 4096;
 const COUNT: u64 = 500;
@@ -71,6 +73,17 @@ fn controller(cgroup: &Cgroup, file: &str, disk: &Disk, what: &str) -> Option<u6
     text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
 }
 
+/// What io.stat has of a disk, for reads, then for writes: operations and bytes, since the cgroup was made.
+fn io_stat(cgroup: &Cgroup, disk: &Disk) -> [[f64; 2]; 2] {
+    let text = cgroup.read("io", "io.stat");
+    let line = text.lines().find_map(|line| line.strip_prefix(&disk.numbers)).unwrap_or_default();
+    let get = |name: &str| {
+        let value = line.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+        value.map_or(0.0, |value| value.parse().expect("a number"))
+    };
+    ["r", "w"].map(|verb| [get(&format!("{verb}ios")), get(&format!("{verb}bytes"))])
+}
+
 /// The cgroup's series of a disk: operations, bytes, observed latencies and their sum; of reads, then of writes.
 fn series(scrape: &Scrape, cgroup: &Cgroup, disk: &Disk) -> [[f64; 4]; 2] {
     ["read", "write"].map(|verb| {
@@ -119,11 +132,54 @@ fn reads_and_writes_are_what_dd_did() {
             ([delta(0)[1], delta(1)[1]], done.bytes)
         });
     }
+    if has_v2("io") {
+        let series = series(&agent.scrape(), &cgroup, &disk).map(|[ops, bytes, ..]| [ops, bytes]);
+        assert_eq!(series, io_stat(&cgroup, &disk), "the controller's account, since both began");
+    }
     for (what, bytes) in [("Read", all[0]), ("Write", all[1])] {
         if let Some(counted) = controller(&cgroup, "blkio.throttle.io_service_bytes", &disk, what) {
             assert_eq!(counted, bytes, "the controller's account");
         }
     }
+}
+
+/// The kernel writes later, in a thread of its own: the controller knows for whom, and so does the probe.
+#[test]
+fn written_back_pages_are_their_writers() {
+    if !has_v2("io") {
+        return;
+    }
+    let directory = TempDir::on_disk("writeback");
+    let file = directory.path().join("file").display().to_string();
+    prepare(&file);
+    let disk = Disk::of(&file);
+    let cgroup = Cgroup::new("writer");
+    let agent = Agent::start(&["--signals", "block_io"]);
+    let mut writer = cgroup.spawn(&[
+        "dd",
+        "if=/dev/zero",
+        &format!("of={file}"),
+        "bs=1M",
+        "count=8",
+        "conv=fsync,notrunc",
+        "status=none",
+    ]);
+    writer.go();
+    writer.finish();
+    let mut last = None;
+    let agree = wait::perhaps(|| {
+        let (before, scrape, after) = (io_stat(&cgroup, &disk), agent.scrape(), io_stat(&cgroup, &disk));
+        let own = series(&scrape, &cgroup, &disk).map(|[ops, bytes, ..]| [ops, bytes]);
+        last = Some((own, after));
+        (before == after && own[0][1] == after[0][1] && own[1][1] == after[1][1]).then_some(own)
+    });
+    let [[reads, _], [writes, written]] = agree.unwrap_or_else(|| panic!("ours and io.stat: {last:?}"));
+    let [[rios, _], [wios, _]] = io_stat(&cgroup, &disk);
+    assert!(
+        reads <= rios && writes <= wios,
+        "pages merge into fewer operations: {reads} {rios} {writes} {wios}"
+    );
+    assert!(written >= (8 << 20) as f64, "all of it: {written}");
 }
 
 #[test]

@@ -160,8 +160,13 @@ impl Waits {
 #[test]
 fn throttling_is_what_the_cpu_controller_counts() {
     let (limited, free) = (Cgroup::new("limited"), Cgroup::new("free"));
-    limited.write("cpu", "cpu.cfs_period_us", "100000");
-    limited.write("cpu", "cpu.cfs_quota_us", "20000");
+    let is_v2 = limited.is_on_v2("cpu");
+    if is_v2 {
+        limited.write("cpu", "cpu.max", "20000 100000");
+    } else {
+        limited.write("cpu", "cpu.cfs_period_us", "100000");
+        limited.write("cpu", "cpu.cfs_quota_us", "20000");
+    }
     let agent = Agent::start(&["--signals", "cpu"]);
     let mut spinners = [limited.spawn(&SPIN), free.spawn(&SPIN)];
     spinners.iter_mut().for_each(|spinner| _ = spinner.go());
@@ -172,19 +177,27 @@ fn throttling_is_what_the_cpu_controller_counts() {
         let line = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.and_then(|number| number.parse::<f64>().ok()).unwrap_or_else(|| panic!("{name} in {stat}"))
     };
+    // The files' unit: v2 rounds what the kernel has down to microseconds.
+    let (throttled, unit) = if is_v2 { ("throttled_usec", 1e6) } else { ("throttled_time", 1e9) };
     let expected = [
-        ("container_cpu_cfs_periods_total", kernel("nr_periods")),
-        ("container_cpu_cfs_throttled_periods_total", kernel("nr_throttled")),
-        ("container_cpu_cfs_throttled_seconds_total", kernel("throttled_time") / 1e9),
-        ("container_spec_cpu_period", 100_000.0),
-        ("container_spec_cpu_quota", 20_000.0),
+        ("container_cpu_cfs_periods_total", 1.0, kernel("nr_periods")),
+        ("container_cpu_cfs_throttled_periods_total", 1.0, kernel("nr_throttled")),
+        ("container_cpu_cfs_throttled_seconds_total", unit, kernel(throttled)),
+        ("container_spec_cpu_period", 1.0, 100_000.0),
+        ("container_spec_cpu_quota", 1.0, 20_000.0),
     ];
-    for (name, value) in expected {
-        assert_eq!(scrape.value(name, &[("id", limited.path())]), Some(value), "{name}");
+    for (name, unit, value) in expected {
+        let own = scrape.value(name, &[("id", limited.path())]).unwrap_or_else(|| panic!("no {name}"));
+        // Seconds are not exact in binary: by less than a thousandth of a unit.
+        assert_eq!((own * unit + 1e-3).floor(), value, "{name}: {own}");
         assert_eq!(scrape.value(name, &[("id", free.path())]), None, "{name} without a quota");
     }
     assert!(usage(&scrape, &free) > 0.0);
-    limited.write("cpu", "cpu.cfs_quota_us", "-1");
+    if is_v2 {
+        limited.write("cpu", "cpu.max", "max");
+    } else {
+        limited.write("cpu", "cpu.cfs_quota_us", "-1");
+    }
     let scrape = agent.scrape();
     assert_eq!(scrape.value(expected[0].0, &[("id", limited.path())]), None, "the quota is gone");
 }

@@ -2,7 +2,9 @@
 
 mod block_io;
 mod cpu;
+mod doctor;
 mod http;
+mod kernels;
 mod lifecycle;
 mod memory;
 mod packets;

@@ -24,29 +24,53 @@ type Expected = (&'static str, Vec<(&'static str, &'static str)>, u64);
 
 /// What the files say.
 fn files(cgroup: &Cgroup) -> Vec<Expected> {
-    let file = |name| cgroup.number("memory", name);
-    let stat = |name| cgroup.stat("memory", "memory.stat", name);
-    let usage = file("memory.usage_in_bytes");
-    let inactive = stat("total_inactive_file");
-    // The largest multiple of a page is no limit, which is 0 in a scrape.
-    let limit = Some(file("memory.limit_in_bytes")).filter(|limit| *limit < 1 << 62).unwrap_or(0);
+    let is_v2 = cgroup.is_on_v2("memory");
+    let stat = |v1: &str, v2: &str| cgroup.stat("memory", "memory.stat", if is_v2 { v2 } else { v1 });
+    let usage = cgroup.memory_usage();
+    let inactive = stat("total_inactive_file", "inactive_file");
     let mut all = vec![
         ("container_memory_usage_bytes", vec![], usage),
         ("container_memory_working_set_bytes", vec![], usage.saturating_sub(inactive)),
-        ("container_memory_max_usage_bytes", vec![], file("memory.max_usage_in_bytes")),
-        ("container_memory_rss", vec![], stat("total_rss")),
-        ("container_memory_cache", vec![], stat("total_cache")),
-        ("container_memory_mapped_file", vec![], stat("total_mapped_file")),
-        ("container_memory_total_active_file_bytes", vec![], stat("total_active_file")),
+        ("container_memory_rss", vec![], stat("total_rss", "anon")),
+        ("container_memory_cache", vec![], stat("total_cache", "file")),
+        ("container_memory_mapped_file", vec![], stat("total_mapped_file", "file_mapped")),
+        ("container_memory_total_active_file_bytes", vec![], stat("total_active_file", "active_file")),
         ("container_memory_total_inactive_file_bytes", vec![], inactive),
-        ("container_memory_failcnt", vec![], file("memory.failcnt")),
-        ("container_oom_events_total", vec![], cgroup.stat("memory", "memory.oom_control", "oom_kill")),
-        ("container_spec_memory_limit_bytes", vec![], limit),
+        ("container_oom_events_total", vec![], cgroup.oom_kills()),
     ];
+    all.extend(if is_v2 { v2_files(cgroup) } else { v1_files(cgroup) });
     for scope in ["container", "hierarchy"] {
         for (kind, name) in [("pgfault", "total_pgfault"), ("pgmajfault", "total_pgmajfault")] {
             let labels = vec![("failure_type", kind), ("scope", scope)];
-            all.push(("container_memory_failures_total", labels, stat(name)));
+            all.push(("container_memory_failures_total", labels, stat(name, kind)));
+        }
+    }
+    all
+}
+
+fn v1_files(cgroup: &Cgroup) -> Vec<Expected> {
+    let file = |name| cgroup.number("memory", name);
+    // The largest multiple of a page is no limit, which is 0 in a scrape.
+    let limit = Some(file("memory.limit_in_bytes")).filter(|limit| *limit < 1 << 62).unwrap_or(0);
+    vec![
+        ("container_memory_max_usage_bytes", vec![], file("memory.max_usage_in_bytes")),
+        ("container_memory_failcnt", vec![], file("memory.failcnt")),
+        ("container_spec_memory_limit_bytes", vec![], limit),
+    ]
+}
+
+fn v2_files(cgroup: &Cgroup) -> Vec<Expected> {
+    // `max` is no limit.
+    let limit = cgroup.read("memory", "memory.max").trim().parse().unwrap_or(0);
+    let mut all = vec![("container_spec_memory_limit_bytes", vec![], limit)];
+    // The one since 5.19; the other with swap accounting only.
+    let rest = [
+        ("container_memory_max_usage_bytes", "memory.peak"),
+        ("container_memory_swap", "memory.swap.current"),
+    ];
+    for (name, file) in rest {
+        if cgroup.controller("memory").join(file).exists() {
+            all.push((name, vec![], cgroup.number("memory", file)));
         }
     }
     all
@@ -80,7 +104,7 @@ fn the_iterator_and_the_files_say_what_the_kernel_says() {
     let directory = TempDir::on_disk("memory");
     let cgroups: Vec<_> = (0..3).map(|number| Cgroup::new(&format!("quiet{number}"))).collect();
     // The first has a limit that it hits: page cache goes, and the failures count.
-    cgroups[0].write("memory", "memory.limit_in_bytes", &(72 * MIB).to_string());
+    cgroups[0].limit_memory(72 * MIB);
     let sizes = [64, 16, 32];
     let held: Vec<_> =
         cgroups.iter().zip(sizes).map(|(cgroup, size)| hold(cgroup, &directory, size)).collect();
@@ -99,19 +123,24 @@ fn the_iterator_and_the_files_say_what_the_kernel_says() {
             own("container_memory_cache") > 0.0 && own("container_memory_mapped_file") > 0.0,
             "page cache is there"
         );
-        assert_eq!(
-            first.value("container_memory_swap", &[("id", cgroup.path())]),
-            None,
-            "v1 has no such file"
-        );
+        let is_v2 = cgroup.is_on_v2("memory");
+        for (name, there) in [("container_memory_swap", is_v2), ("container_memory_failcnt", !is_v2)] {
+            let own = first.value(name, &[("id", cgroup.path())]);
+            assert_eq!(own.is_some(), there, "{name}: of one version only");
+        }
     }
     let value = |cgroup: &Cgroup, name| agree(&iterating, cgroup).value(name, &[("id", cgroup.path())]);
     let limit = |cgroup: &Cgroup| value(cgroup, "container_spec_memory_limit_bytes");
     assert_eq!(limit(&cgroups[0]), Some((72 * MIB) as f64));
     assert_eq!(limit(&cgroups[1]), Some(0.0), "no limit");
-    assert!(value(&cgroups[0], "container_memory_failcnt") > Some(0.0), "it hit its limit");
+    let hits = if cgroups[0].is_on_v2("memory") {
+        cgroups[0].stat("memory", "memory.events", "max")
+    } else {
+        cgroups[0].number("memory", "memory.failcnt")
+    };
+    assert!(hits > 0, "it hit its limit");
     // It changes while the agent runs.
-    cgroups[1].write("memory", "memory.limit_in_bytes", &(100 * MIB).to_string());
+    cgroups[1].limit_memory(100 * MIB);
     assert_eq!(limit(&cgroups[1]), Some((100 * MIB) as f64));
     drop(held);
     for cgroup in &cgroups {
@@ -121,12 +150,12 @@ fn the_iterator_and_the_files_say_what_the_kernel_says() {
 
 /// Has a process killed that wants more than the cgroup may have.
 fn kill_by_oom(cgroup: &Cgroup) {
-    cgroup.write("memory", "memory.limit_in_bytes", &(16 * MIB).to_string());
+    cgroup.limit_memory(16 * MIB);
     let mut process = cgroup.spawn(&["perl", "-e", "$x = 'x' x (64 << 20); sleep 1000"]);
     process.go();
     let status = process.end();
     assert_eq!(status.signal(), Some(9), "the kernel kills it: {status}");
-    assert_eq!(cgroup.stat("memory", "memory.oom_control", "oom_kill"), 1);
+    assert_eq!(cgroup.oom_kills(), 1);
 }
 
 fn oom_series<'a>(scrape: &'a Scrape, path: &str) -> Option<&'a str> {
@@ -210,14 +239,15 @@ fn pressure_is_what_the_files_say() {
     drop(processes);
     let total = |file: &str, kind: &str| {
         let text = fs::read_to_string(cgroup.v2().join(file)).expect("CONFIG_PSI");
-        let line = text.lines().find_map(|line| line.strip_prefix(kind)).expect("a line of that kind");
-        line.rsplit_once("total=").and_then(|(_, micros)| micros.parse::<u64>().ok()).expect("a total")
+        // Before 5.13 there is no account of stalls for want of CPU.
+        let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
+        line.rsplit_once("total=").and_then(|(_, micros)| micros.parse::<u64>().ok())
     };
     let expected = || {
         ["cpu", "memory", "io"].map(|resource| {
             [("waiting", "some"), ("stalled", "full")].map(|(what, kind)| {
                 let name = format!("container_pressure_{resource}_{what}_seconds_total");
-                (name, Some(total(&format!("{resource}.pressure"), kind) as f64 / 1e6))
+                (name, total(&format!("{resource}.pressure"), kind).map(|micros| micros as f64 / 1e6))
             })
         })
     };

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podmeter::cgroup::layout::Layout;
+use podmeter::cgroup::layout::{Hierarchy, Layout};
 
 pub use crate::process::Gated;
 
@@ -43,6 +43,7 @@ impl Cgroup {
         for directory in this.directories() {
             let missing = directory.ancestors().take_while(|above| !above.exists());
             for directory in missing.map(Path::to_owned).collect::<Vec<_>>().into_iter().rev() {
+                delegate(directory.parent().expect("below the root"));
                 fs::create_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
                 this.made.push(directory);
             }
@@ -78,12 +79,58 @@ impl Cgroup {
     /// # Panics
     /// When there is none.
     pub fn controller(&self, name: &str) -> PathBuf {
-        let index = match name {
+        self.hierarchy(name).directory(&self.path)
+    }
+
+    /// Whether a controller is on v2, where its files have other names than on v1.
+    ///
+    /// # Panics
+    /// As [`Self::controller`].
+    pub fn is_on_v2(&self, controller: &str) -> bool {
+        self.hierarchy(controller).is_v2()
+    }
+
+    fn hierarchy(&self, controller: &str) -> &Hierarchy {
+        let index = match controller {
             "memory" => self.layout.memory,
             "cpu" => self.layout.cpu,
             _ => self.layout.io,
         };
-        self.layout.hierarchies[index.expect("the controller")].directory(&self.path)
+        &self.layout.hierarchies[index.expect("the controller")]
+    }
+
+    /// The memory that is charged to it, by its file.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn memory_usage(&self) -> u64 {
+        self.number(
+            "memory",
+            if self.is_on_v2("memory") { "memory.current" } else { "memory.usage_in_bytes" },
+        )
+    }
+
+    /// Limits its memory, and with it swap, in bytes.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn limit_memory(&self, bytes: u64) {
+        if self.is_on_v2("memory") {
+            self.write("memory", "memory.max", &bytes.to_string());
+            // Not there without swap accounting.
+            _ = fs::write(self.controller("memory").join("memory.swap.max"), "0");
+        } else {
+            self.write("memory", "memory.limit_in_bytes", &bytes.to_string());
+        }
+    }
+
+    /// How many of its processes the OOM killer has killed, by its file.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn oom_kills(&self) -> u64 {
+        let file = if self.is_on_v2("memory") { "memory.events" } else { "memory.oom_control" };
+        self.stat("memory", file, "oom_kill")
     }
 
     /// What a file of a controller says: `memory`, `cpu`, `io`, or `v2`.
@@ -165,5 +212,19 @@ impl Drop for Cgroup {
 fn kill_all(directory: &Path) {
     for pid in fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default().lines() {
         _ = Command::new("/bin/sh").args(["-c", "kill -s KILL \"$0\" 2>&-", pid]).status();
+    }
+}
+
+/// Has what is below a cgroup of v2 get the controllers that the cgroup has. The root's children get what the machine says.
+fn delegate(above: &Path) {
+    let Ok(available) = fs::read_to_string(above.join("cgroup.controllers")) else { return };
+    let is_root = !above.join("cgroup.events").exists();
+    let wanted = ["cpu", "memory", "io"]
+        .into_iter()
+        .filter(|name| available.split_whitespace().any(|own| own == *name));
+    let wanted: String = wanted.map(|name| format!("+{name} ")).collect();
+    if !is_root && !wanted.is_empty() {
+        // One that holds processes cannot: what is below it has the files of v2 alone.
+        _ = fs::write(above.join("cgroup.subtree_control"), wanted);
     }
 }

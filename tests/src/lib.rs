@@ -6,5 +6,6 @@ pub mod machine;
 pub mod process;
 pub mod random;
 pub mod scrape;
+pub mod support;
 pub mod temp;
 pub mod wait;

@@ -5,20 +5,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long anything may take on a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::support::Place;
+
+/// How long anything may take on a machine that is busy with other things, and on one that is emulated.
+fn patience() -> Duration {
+    Duration::from_secs(if Place::here().is_guest() { 120 } else { 30 })
+}
 
 /// Asks until there is an answer.
 ///
 /// # Panics
-/// When there is none for half a minute.
+/// When there is none for half a minute, in a guest for two.
 pub fn until<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
     perhaps(ask).unwrap_or_else(|| panic!("waited in vain: {what}"))
 }
 
-/// Asks until there is an answer; `None` when there is none for half a minute.
+/// Asks until there is an answer; `None` as long after as [`until`] panics.
 pub fn perhaps<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     loop {
         let answer = ask();
         if answer.is_some() || Instant::now() >= deadline {

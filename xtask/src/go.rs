@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    cache::cache,
     command::{find, output, run},
     install,
 };
@@ -48,16 +49,6 @@ impl Module {
         }
         Ok(program)
     }
-}
-
-/// Where programs are kept from one run to the next.
-fn cache() -> Result<PathBuf> {
-    let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    Ok(cache
-        .or_else(home)
-        .context("neither XDG_CACHE_HOME nor HOME says where to keep programs")?
-        .join("podmeter"))
 }
 
 /// A Go that is new enough.

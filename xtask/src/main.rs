@@ -1,12 +1,16 @@
 //! The commands of a contributor, one module each: `cargo xtask help`.
 
+mod archive;
 mod bench;
+mod cache;
 mod command;
+mod cross;
 mod doc;
 mod ebpf;
 mod go;
 mod install;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -20,6 +24,8 @@ enum Task {
     Test(test::Options),
     Doc(doc::Options),
     Bench(bench::Options),
+    Vm(vm::Task),
+    Cross(cross::Options),
 }
 
 fn main() -> ExitCode {
@@ -28,6 +34,11 @@ fn main() -> ExitCode {
         Task::Test(options) => return test::run(&options),
         Task::Doc(options) => doc::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Cross(options) => cross::run(&options),
+        Task::Vm(task) => match vm::run(&task) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,7 +12,7 @@
 
 use super::{
     RouteLine,
-    head::{HEAD, TARGET},
+    head::{HEAD, METHOD},
     route::{self, Hash, MAX_SEGMENTS},
 };
 use crate::layout::layout;
@@ -130,7 +130,7 @@ impl Segment {
 #[inline(always)]
 pub fn path(head: &[u8; HEAD], target: usize) -> Option<(usize, u64)> {
     const LOWER: u64 = 0x2020_2020_2020_2020;
-    if target > HEAD - TARGET {
+    if target > METHOD {
         return None;
     }
     if head[target] == b'/' {
@@ -320,26 +320,14 @@ pub(super) mod kernel {
 
     /// The hash of the pattern of a request line of which `available` bytes are there; 0 if there is none.
     #[inline(always)]
-    pub(in crate::http) fn pattern(
-        cgroup: u64,
-        line: &RouteLine,
-        target: usize,
-        available: u32,
-        zero: u64,
-    ) -> u64 {
-        if HTTP_PATTERNS.load() == 0 { 0 } else { http_pattern(cgroup, line, target, available, zero) }
+    pub(in crate::http) fn pattern(cgroup: u64, line: *const RouteLine, available: u32) -> u64 {
+        if HTTP_PATTERNS.load() == 0 { 0 } else { http_pattern(cgroup, line, available) }
     }
 
     /// Global: the verifier looks at it once, whatever it knows where it is called.
     #[unsafe(no_mangle)]
     #[inline(never)]
-    extern "C" fn http_pattern(
-        cgroup: u64,
-        line: *const RouteLine,
-        target: usize,
-        available: u32,
-        zero: u64,
-    ) -> u64 {
+    extern "C" fn http_pattern(cgroup: u64, line: *const RouteLine, available: u32) -> u64 {
         let Some(patterns) = PATTERNS.get(0) else { return 0 };
         // SAFETY: the verifier checks it.
         let Some(line) = (unsafe { line.as_ref() }) else { return 0 };
@@ -350,6 +338,6 @@ pub(super) mod kernel {
         {
             own = *scope;
         }
-        matched(patterns, Map, own, line, target, available, zero)
+        matched(patterns, Map, own, line, line.target as usize, available, u64::from(line.reserved))
     }
 }

@@ -2,10 +2,12 @@
 
 use std::{fs, process::Command};
 
+use exporter_ebpf::SIGNALS;
 use podmeter_tests::{
     agent::{Agent, binary},
     cgroup::Cgroup,
     scrape::Scrape,
+    support::Place,
     temp::TempDir,
     wait,
 };
@@ -23,7 +25,7 @@ fn state(scrape: &Scrape, program: &str, state: &str) -> f64 {
 /// A scrape has the memory of a cgroup as its file says.
 fn memory_is_read(agent: &Agent, cgroup: &Cgroup) -> Scrape {
     wait::until("the memory of a quiet cgroup", || {
-        let usage = || cgroup.number("memory", "memory.usage_in_bytes") as f64;
+        let usage = || cgroup.memory_usage() as f64;
         let (before, scrape, after) = (usage(), agent.scrape(), usage());
         assert!(before > 0.0, "a process holds some");
         (before == after && scrape.value(MEMORY, &[("id", cgroup.path())]) == Some(before)).then_some(scrape)
@@ -55,6 +57,29 @@ fn without_root_it_says_what_it_needs_and_reads_files() {
     assert_eq!(status, 503, "{reasons}");
     assert!(reasons.contains("cpu_switch: ") && reasons.contains("CAP_BPF"), "{reasons}");
     assert_eq!(agent.get("/livez").0, 200);
+    assert_sound(&agent);
+}
+
+/// What deploy/podmeter.service gives it: no CAP_SYS_ADMIN, and none of the others that root has.
+#[test]
+fn with_three_capabilities_everything_attaches() {
+    let cgroup = Cgroup::new("capable");
+    let mut process = cgroup.spawn(&["sleep", "1000"]);
+    process.go();
+    let mut command = Command::new("setpriv");
+    let kept = "-all,+bpf,+perfmon,+net_admin,+dac_read_search";
+    command.args(["--bounding-set", kept, "--inh-caps", kept, "--"]).arg(binary());
+    let agent = Agent::start_by(&mut command, &[]);
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.child.id())).expect("it runs");
+    let own = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("its capabilities");
+    let own = u64::from_str_radix(own.trim(), 16).expect("a number");
+    assert_eq!(own, 1 << 39 | 1 << 38 | 1 << 12 | 1 << 2, "no more than these");
+    let scrape = memory_is_read(&agent, &cgroup);
+    let place = Place::here();
+    for probe in SIGNALS.iter().flat_map(|signal| signal.probes) {
+        let wanted = place.exception(probe.program).map_or("attached".to_owned(), |row| row.state);
+        assert_eq!(state(&scrape, probe.program, &wanted), 1.0, "{}: {:#?}", probe.program, agent.log());
+    }
     assert_sound(&agent);
 }
 

@@ -9,17 +9,22 @@ use std::process::ExitCode;
 use clap::Args;
 
 use report::Report;
+pub(crate) use report::Tally;
 
 /// Run every check and every test, on a fresh machine too.
 ///
 /// Installs what is missing, rebuilds the kernel object from source, checks format, lints, licences and documents, then
-/// runs the unit tests, fuzzes for a minute and, as root, the live tests on this kernel. Stops at the first step that fails and closes with
+/// runs the unit tests, fuzzes for a minute and, as root, runs the live tests on this kernel and, in virtual machines, on
+/// others. Stops at the first step that fails and closes with
 /// one line that counts the tests. With CI set in the environment a stale checked-in object is a failure too.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Leave out the live tests, which need root and load programs into this kernel.
     #[arg(long)]
     no_live: bool,
+    /// Leave out the live tests on other kernels, in virtual machines.
+    #[arg(long)]
+    no_vm: bool,
     /// Run only the tests whose name contains this, and no other check.
     filter: Option<String>,
 }

@@ -30,15 +30,15 @@ impl Report {
 
 /// How many tests did what.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Tally {
-    pub(super) passed: u64,
-    pub(super) failed: u64,
-    pub(super) skipped: u64,
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
 }
 
 impl Tally {
     /// Adds what a line says, if it is one of those with which a test binary closes.
-    pub(super) fn add(&mut self, line: &str) {
+    pub(crate) fn add(&mut self, line: &str) {
         let Some((_, result)) = line.split_once("test result: ") else { return };
         let count = |what: &str| {
             let parts = result.split([';', '.']).map(str::trim);

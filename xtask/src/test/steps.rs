@@ -14,6 +14,7 @@ use crate::{
     ebpf::{self, Warnings},
     go::Module,
     install::{self, Tool},
+    vm,
 };
 
 /// Checks licences, sources and duplicates of the dependencies.
@@ -75,6 +76,14 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
         report.step("live tests", |tally| live_tests(filter, tally))?;
     } else {
         report.step("live tests: SKIPPED", |tally| skip_live(options, tally))?;
+    }
+    if live && !options.no_vm && filter.is_none() {
+        report.step("live tests on other kernels", vm::test)?;
+    } else {
+        println!(
+            "\nTHE LIVE TESTS ON OTHER KERNELS ARE SKIPPED: they come with the live tests, without --no-vm or a filter"
+        );
+        report.tally.skipped += 1;
     }
     if let Some(filter) = filter
         && report.tally == Tally::default()

@@ -1,0 +1,247 @@
+//! The live tests on every kernel and leg, and what became of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::Path,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::{Limits, Parts, runner};
+use crate::{
+    command::{cargo, root, run, watch},
+    test::Tally,
+};
+
+/// What does not run in guests, and which legs there are: `tests/vm/support.toml`, whose rows of probes are the tests' own.
+#[derive(Debug, Deserialize)]
+pub(super) struct Support {
+    leg: Vec<Leg>,
+    #[serde(default)]
+    test: Vec<Absent>,
+    #[serde(default)]
+    probe: Vec<Exception>,
+}
+
+/// Probes that a kernel does not support, as far as a person wants to know.
+#[derive(Debug, Deserialize)]
+struct Exception {
+    #[serde(default)]
+    kernels: Vec<String>,
+    #[serde(default)]
+    legs: Vec<String>,
+    note: String,
+}
+
+impl Support {
+    pub(super) fn read() -> Result<Self> {
+        let path = "tests/vm/support.toml";
+        let text = fs::read_to_string(root()?.join(path)).context(path)?;
+        toml::from_str(&text).context(path)
+    }
+
+    /// What people should know of these kernels: which of them, and what.
+    pub(super) fn notes(&self, kernels: &BTreeSet<&str>) -> Vec<(String, &str)> {
+        let rows = self.probe.iter().filter(|row| row.legs.is_empty());
+        let rows = rows.filter(|row| row.kernels.iter().any(|kernel| kernels.contains(&**kernel)));
+        rows.map(|row| (row.kernels.join(", "), &*row.note)).collect()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Leg {
+    name: String,
+    kernels: Vec<String>,
+    /// The tests that run in it, by a part of their names; without any, all.
+    #[serde(default)]
+    tests: Vec<String>,
+}
+
+/// Tests that do not run.
+#[derive(Debug, Deserialize)]
+struct Absent {
+    names: Vec<String>,
+    #[serde(default)]
+    kernels: Vec<String>,
+    #[serde(default)]
+    legs: Vec<String>,
+    reason: String,
+}
+
+/// What was found in one place.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Found {
+    /// The kernel's series, and its package.
+    pub(super) kernel: String,
+    pub(super) package: String,
+    pub(super) leg: String,
+    /// By signal, then by program: the state of the probe, and why.
+    pub(super) probes: BTreeMap<String, BTreeMap<String, (String, String)>>,
+    /// What `podmeter doctor` says of each signal, in its order.
+    pub(super) signals: Vec<Signal>,
+    pub(super) passed: u64,
+    pub(super) failed: u64,
+    pub(super) seconds: f64,
+}
+
+/// A signal, as `podmeter doctor` judges it.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Signal {
+    pub(super) name: String,
+    pub(super) health: String,
+    pub(super) reasons: String,
+}
+
+/// Which of them.
+pub(super) struct Choice<'a> {
+    pub(super) kernels: &'a [String],
+    pub(super) legs: &'a [String],
+    pub(super) filter: Option<&'a str>,
+}
+
+/// Where the results of the last run are.
+pub(super) const RESULTS: &str = "target/vm/results.json";
+
+/// Runs them one after the other: an emulated machine takes two CPUs. What fails does not keep the others from running.
+pub(super) fn execute(
+    parts: &Parts,
+    choice: &Choice<'_>,
+    limits: &Limits,
+    tally: &mut Tally,
+) -> Result<Vec<Found>> {
+    let support = Support::read()?;
+    run(&mut cargo(["build", "--package=podmeter", "--bins"])?)?;
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
+    let chosen = |among: &[String], name: &String| among.is_empty() || among.contains(name);
+    for leg in support.leg.iter().filter(|leg| chosen(choice.legs, &leg.name)) {
+        for name in leg.kernels.iter().filter(|kernel| chosen(choice.kernels, kernel)) {
+            let kernel = parts.lock.kernel(name)?;
+            if kernel.fetch(&parts.archive, &parts.directory.join("kernels"))?.is_none() {
+                tally.skipped += 1;
+                continue;
+            }
+            println!("\n--> kernel {name}, {}", leg.name);
+            let mut one = Found::new(name, &kernel.title(), &leg.name);
+            if !place(&support, leg, &mut one, choice.filter, limits, tally)? {
+                failed.push(format!("{name} ({})", leg.name));
+            }
+            found.push(one);
+        }
+    }
+    let path = root()?.join(RESULTS);
+    fs::create_dir_all(path.parent().context("a folder")?)?;
+    fs::write(&path, serde_json::to_string_pretty(&found)?)?;
+    if !failed.is_empty() {
+        bail!("kernels with failures: {}", failed.join(", "));
+    }
+    Ok(found)
+}
+
+/// Runs the tests in one place; whether they passed.
+fn place(
+    support: &Support,
+    leg: &Leg,
+    found: &mut Found,
+    filter: Option<&str>,
+    limits: &Limits,
+    tally: &mut Tally,
+) -> Result<bool> {
+    let told = root()?.join(RESULTS).with_file_name(format!("told-{}", std::process::id()));
+    fs::create_dir_all(told.parent().context("a folder")?)?;
+    let mut command = cargo(["test", "--package=podmeter-tests", "--test=live", "--no-fail-fast", "--"])?;
+    match filter {
+        Some(filter) => command.arg(filter),
+        None => command.args(&leg.tests),
+    };
+    command.arg("--test-threads=1");
+    for absent in support.test.iter().filter(|row| row.is_of(&found.kernel, &found.leg)) {
+        println!("NOT RUN here: {}: {}", absent.names.join(", "), absent.reason);
+        absent.names.iter().for_each(|name| _ = command.args(["--skip", name]));
+    }
+    let myself = env::current_exe().context("our own path")?;
+    command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", format!("{} vm runner", myself.display()));
+    command.env(runner::KERNEL, &found.kernel).env(runner::LEG, &found.leg).env(runner::TOLD, &told);
+    command.env(runner::SECONDS, limits.seconds.to_string()).env(runner::CPUS, limits.cpus.to_string());
+    let (start, before) = (Instant::now(), (tally.passed, tally.failed));
+    let passed = watch(&mut command, |line| tally.add(line))?;
+    found.seconds = start.elapsed().as_secs_f64();
+    (found.passed, found.failed) = (tally.passed - before.0, tally.failed - before.1);
+    if !passed && found.failed == 0 {
+        tally.failed += 1;
+        found.failed = 1;
+    }
+    found.read(&told)?;
+    println!(
+        "<-- kernel {}, {}: {} passed, {} failed in {:.0} s",
+        found.kernel, found.leg, found.passed, found.failed, found.seconds
+    );
+    Ok(passed)
+}
+
+impl Absent {
+    fn is_of(&self, kernel: &str, leg: &str) -> bool {
+        let is = |among: &[String], own: &str| among.is_empty() || among.iter().any(|name| name == own);
+        is(&self.kernels, kernel) && is(&self.legs, leg)
+    }
+}
+
+impl Found {
+    /// A place that nothing is known of yet.
+    pub(super) fn new(kernel: &str, package: &str, leg: &str) -> Self {
+        let [kernel, package, leg] = [kernel, package, leg].map(str::to_owned);
+        let (probes, signals) = (BTreeMap::new(), Vec::new());
+        Self { kernel, package, leg, probes, signals, passed: 0, failed: 0, seconds: 0.0 }
+    }
+
+    /// Takes over what the tests told.
+    fn read(&mut self, told: &Path) -> Result<()> {
+        for line in fs::read_to_string(told).unwrap_or_default().lines() {
+            let parts: Vec<_> = line.split('\t').collect();
+            if let ["probe", signal, program, state, reason] = parts[..] {
+                let programs = self.probes.entry(signal.to_owned()).or_default();
+                programs.insert(program.to_owned(), (state.to_owned(), reason.to_owned()));
+            }
+            if let ["signal", name, health, reasons] = parts[..] {
+                let [name, health, reasons] = [name, health, reasons].map(str::to_owned);
+                self.signals.push(Signal { name, health, reasons });
+            }
+        }
+        _ = fs::remove_file(told);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_tests_tell_is_taken_over() {
+        let told = std::env::temp_dir().join(format!("podmeter-told-{}", std::process::id()));
+        fs::write(&told, "probe\tcpu\tcpu_switch\tattached\t\nsignal\tcpu\tworks\t\nother\n").unwrap();
+        let mut found = Found::new("6.12", "linux-image", "plain");
+        found.read(&told).unwrap();
+        assert_eq!(found.probes["cpu"]["cpu_switch"].0, "attached");
+        assert_eq!((&*found.signals[0].name, &*found.signals[0].health), ("cpu", "works"));
+        assert!(!told.exists());
+    }
+
+    #[test]
+    fn the_table_of_support_names_kernels_that_are_locked() {
+        let support = Support::read().unwrap();
+        let lock = super::super::Lock::read(&root().unwrap().join(super::super::LOCK)).unwrap();
+        let legs: BTreeSet<_> = support.leg.iter().map(|leg| &leg.name).collect();
+        let rows = support.probe.iter().map(|row| (&row.kernels, &row.legs));
+        let rows = rows.chain(support.test.iter().map(|row| (&row.kernels, &row.legs)));
+        for (kernels, of) in rows {
+            assert!(of.iter().all(|leg| legs.contains(leg)), "{of:?}");
+            assert!(kernels.iter().all(|kernel| lock.kernel(kernel).is_ok()), "{kernels:?}");
+        }
+        for leg in &support.leg {
+            assert!(leg.kernels.iter().all(|kernel| lock.kernel(kernel).is_ok()), "{leg:?}");
+        }
+    }
+}
