@@ -106,7 +106,10 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
     let warnings = if filter.is_none() { Warnings::Deny } else { Warnings::Allow };
     report.step("rebuild the object", |_| ebpf::rebuild(warnings))?;
     if filter.is_none() {
-        report.step("format", |_| run_command(&mut cargo(["fmt", "--all", "--check"])?))?;
+        report.step("format", |_| {
+            run_command(&mut cargo(["fmt", "--all", "--check"])?)?;
+            run_command(&mut cargo(["fmt", "--check", "--manifest-path=fuzz/Cargo.toml"])?)
+        })?;
         let clippy = ["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"];
         report.step("lints", |_| run_command(&mut cargo(clippy)?))?;
         report.step("dependencies", |_| dependencies())?;
