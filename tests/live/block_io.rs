@@ -150,9 +150,9 @@ fn written_back_pages_are_their_writers() {
         return;
     }
     let directory = TempDir::on_disk("writeback");
+    let disk = Disk::of(&directory.path().display().to_string());
+    // A new file: the kernel writes one that exists on behalf of who wrote it before.
     let file = directory.path().join("file").display().to_string();
-    prepare(&file);
-    let disk = Disk::of(&file);
     let cgroup = Cgroup::new("writer");
     let agent = Agent::start(&["--signals", "block_io"]);
     let mut writer = cgroup.spawn(&[
@@ -161,7 +161,7 @@ fn written_back_pages_are_their_writers() {
         &format!("of={file}"),
         "bs=1M",
         "count=8",
-        "conv=fsync,notrunc",
+        "conv=fsync",
         "status=none",
     ]);
     writer.go();
