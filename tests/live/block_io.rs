@@ -10,13 +10,13 @@ const BLOCK: u64 = 4096;
 const COUNT: u64 = 500;
 
 /// The whole disk that a file is on: its numbers, and its node by sysfs's own name for it.
-struct Disk {
-    numbers: String,
-    node: String,
+pub(super) struct Disk {
+    pub(super) numbers: String,
+    pub(super) node: String,
 }
 
 impl Disk {
-    fn of(file: &str) -> Self {
+    pub(super) fn of(file: &str) -> Self {
         let device = fs::metadata(file).expect("the file").st_dev();
         // As glibc's gnu_dev_major() and gnu_dev_minor(), for numbers that are this small.
         let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xfff00);

@@ -6,6 +6,7 @@ mod doctor;
 mod http;
 mod kernels;
 mod lifecycle;
+mod limits;
 mod memory;
 mod packets;
 mod peers;
