@@ -10,7 +10,14 @@ const SHARED: [&str; 7] =
     [series::SERIES, series::ROWS, series::FREE_ROWS, "SERIES_CACHE", LOSSES, "AYA_LOGS", "AYA_LOG_LEVEL"];
 
 /// What the daemon says to the programs, beside what it finds in BTF: see `agent::build`.
-const GLOBALS: [&str; 3] = ["HIERARCHIES", "IO_ON_V1", "HTTP_ROUTE_BUDGET"];
+const GLOBALS: [&str; 6] = [
+    "HIERARCHIES",
+    "IO_ON_V1",
+    "HTTP_ROUTE_BUDGET",
+    "HTTP_PATTERNS",
+    "HTTP_SCOPED_PATTERNS",
+    "HTTP_LITERALS_MASK",
+];
 
 fn bytes() -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../exporter/object/podmeter.bpf.o");

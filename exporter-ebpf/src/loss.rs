@@ -24,21 +24,24 @@ pub enum Loss {
     ConnectionUnknown,
     /// A connection became something else by `101 Switching Protocols` or `CONNECT`.
     ConnectionUpgraded,
-    /// A request arrived while another was outstanding on its connection.
+    /// More requests were outstanding on a connection than are kept: it is not measured any more.
     RequestPipelined,
     /// A connection ended before its request was answered.
     RequestUnanswered,
     /// A response began whose request was not seen (the connection is older than the agent).
     ResponseUnmatched,
-    /// A request line was split so that its target is not in one segment: counted under `other`.
+    /// A request line came in several segments, and its beginning could not be kept: counted under `other`.
     RequestLineSplit,
+    /// Where a message ended could not be told, for want of a segment of its head or chunks in order, or for their length: it ends with
+    /// the next request, with the connection, or when nothing comes for a while.
+    FramingLost,
     /// The cgroup of a socket is gone: its last requests have no owner.
     CgroupGone,
 }
 
 impl Loss {
     /// Every loss, in the order of the kernel's counters.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::CgroupSlots,
         Self::SeriesRows,
         Self::CgroupEvents,
@@ -53,6 +56,7 @@ impl Loss {
         Self::RequestUnanswered,
         Self::ResponseUnmatched,
         Self::RequestLineSplit,
+        Self::FramingLost,
         Self::CgroupGone,
     ];
 
@@ -73,6 +77,7 @@ impl Loss {
             Self::RequestUnanswered => "request_unanswered",
             Self::ResponseUnmatched => "response_unmatched",
             Self::RequestLineSplit => "request_line_split",
+            Self::FramingLost => "framing_lost",
             Self::CgroupGone => "cgroup_gone",
         }
     }
@@ -94,14 +99,26 @@ pub(crate) mod kernel {
     /// Counts one loss.
     #[inline(always)]
     pub(crate) fn count(loss: Loss) {
-        if let Some(counter) = LOSSES.get_ptr_mut(loss as u32) {
+        count_many(loss, 1);
+    }
+
+    /// Counts losses of a kind.
+    #[inline(always)]
+    pub(crate) fn count_many(loss: Loss, losses: u64) {
+        count_by_index(loss as u32, losses);
+    }
+
+    /// The same, where a [`Loss`] came through what the verifier checks by itself as a number.
+    #[inline(always)]
+    pub(crate) fn count_by_index(loss: u32, losses: u64) {
+        if let Some(counter) = LOSSES.get_ptr_mut(loss) {
             // SAFETY: an element of a BPF array, which lives as long as the program.
-            unsafe { add(counter, 1) }
+            unsafe { add(counter, losses) }
         }
     }
 }
 #[cfg(target_arch = "bpf")]
-pub(crate) use kernel::count;
+pub(crate) use kernel::{count, count_by_index, count_many};
 
 #[cfg(test)]
 mod tests {

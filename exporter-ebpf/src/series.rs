@@ -46,6 +46,14 @@ pub enum Family {
     HttpClient = 4,
     /// Smoothed round-trip times.
     TcpRtt = 5,
+    /// Those requests served whose response took more than one segment; [`Self::HttpServer`] has the others.
+    HttpServerLong = 6,
+    /// Requests made, likewise.
+    HttpClientLong = 7,
+    /// Times to the first byte of the responses of [`Self::HttpServerLong`]; of the others it is the last as well.
+    HttpServerFirst = 8,
+    /// Requests made, likewise.
+    HttpClientFirst = 9,
 }
 
 layout! {
@@ -55,12 +63,14 @@ layout! {
         pub key: SeriesKey,
         /// The sum of the observations, ns.
         pub sum: u64,
-        /// Bytes moved (block I/O).
+        /// Bytes moved (block I/O), or of the bodies of responses (HTTP).
         pub bytes: u64,
+        /// Bytes of the bodies of requests (HTTP).
+        pub received: u64,
         /// Events whose latency is not known, and which are in no bucket.
         pub unmeasured: u64,
         /// Keeps the buckets on their own cache lines.
-        pub reserved: [u64; 2],
+        pub reserved: u64,
         /// Observations by [`crate::histogram::index`].
         pub buckets: [u64; BUCKETS],
     }

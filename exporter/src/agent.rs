@@ -26,6 +26,7 @@ use crate::{
     http::{self, Source},
     probes::{Plan, Probes, State},
     registry::Registry,
+    route::{self, Routes, Table},
     series::Series,
     slots::Slots,
     snapshot::Snapshot,
@@ -39,8 +40,12 @@ const LIVE: Duration = Duration::from_secs(20);
 /// Runs the agent until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// When it cannot listen. A probe that cannot be had is no error.
-pub async fn run(config: Agent) -> anyhow::Result<()> {
+/// When it cannot listen, or when a route is none. A probe that cannot be had is no error.
+pub async fn run(mut config: Agent) -> anyhow::Result<()> {
+    if let Some(path) = &config.route_file {
+        config.routes.extend(route::read(path)?);
+    }
+    route::check(&config.routes)?;
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!("cannot listen on {}; choose another address with --listen", config.listen)
     })?;
@@ -80,6 +85,8 @@ pub fn build(config: &Agent) -> Registry {
     let btf = config.sysfs.join("kernel/btf/vmlinux");
     let root = layout.v2().map(|v2| v2.root.clone());
     let (cgroups, rows) = (config.max_cgroups, config.max_histograms);
+    let table = Table::new(&config.routes);
+    let literals = table.literals.len() as u32;
     let plan = Plan {
         btf: &btf,
         cgroup: root.as_deref(),
@@ -88,6 +95,9 @@ pub fn build(config: &Agent) -> Registry {
             ("HIERARCHIES", layout.bits()),
             ("IO_ON_V1", u32::from(layout.io_on_v1())),
             ("HTTP_ROUTE_BUDGET", config.max_routes),
+            ("HTTP_PATTERNS", table.len),
+            ("HTTP_SCOPED_PATTERNS", table.scoped()),
+            ("HTTP_LITERALS_MASK", literals - 1),
         ],
         sizes: &[
             ("CGROUPS", cgroups),
@@ -96,6 +106,7 @@ pub fn build(config: &Agent) -> Registry {
             ("CPU", cgroups),
             ("TCP", cgroups),
             ("ACTIVE", cgroups),
+            ("COVERAGE", cgroups),
             ("BANDWIDTHS", cgroups),
             ("MEMORY", cgroups),
             ("PRESSURES", cgroups),
@@ -103,6 +114,8 @@ pub fn build(config: &Agent) -> Registry {
             ("ROWS", rows),
             ("FREE_ROWS", rows),
             ("ROUTES", rows),
+            ("LITERALS", literals),
+            ("SCOPES", if table.scoped() > 0 { cgroups } else { 1 }),
         ],
         debug: tracing::enabled!(target: "exporter_ebpf", Level::DEBUG),
     };
@@ -111,16 +124,32 @@ pub fn build(config: &Agent) -> Registry {
         .and_then(|slots| Ok((slots, Series::new(&mut probes)?)))
         .inspect_err(|error| debug!("without the kernel's counters: {error:#}"))
         .ok();
+    let mut routes = Routes::new(&mut probes, table, layout.v2)
+        .inspect_err(|error| debug!("without the user's routes: {error:#}"))
+        .ok();
+    let mut tree = Tree::new(layout);
+    if let Some(routes) = routes.as_mut().filter(|routes| routes.are_scoped()) {
+        // Before the first packet is looked at.
+        tree.walk();
+        tree.take_added().into_iter().for_each(|cgroup| routes.admit(&tree, cgroup));
+    }
     // Attached before the walk: a cgroup made in between is seen twice, rather than not at all.
     probes.attach(&plan);
-    let mut tree = Tree::new(layout);
     tree.walk();
     let events = probes.is_attached("cgroup_mkdir").then(|| probes.take(cgroup::CGROUP_EVENTS).ok());
     let health = Health::new(&mut probes);
-    let collectors =
-        collectors(&mut Start { probes: &mut probes, tree: &tree, counters: counters.as_ref(), config });
+    let collectors = collectors(&mut Start {
+        probes: &mut probes,
+        tree: &tree,
+        counters: counters.as_ref(),
+        routes,
+        config,
+    });
     let (events, orphans) = (events.flatten(), HashSet::new());
-    Registry { tree, probes, events, counters, collectors, health, lost_events: 0, orphans }
+    let mut registry =
+        Registry { tree, probes, events, counters, collectors, health, lost_events: 0, orphans };
+    registry.admit();
+    registry
 }
 
 /// Builds a collector for every signal that is wanted and whose required probes are attached.

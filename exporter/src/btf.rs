@@ -30,6 +30,8 @@ pub struct Btf {
 }
 
 const MAGIC: u16 = 0xeb9f;
+/// In how many types a member is looked for: what is no BTF may have anonymous structs within themselves.
+const MOST_TYPES: u32 = 1024;
 const PTR: u32 = 2;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
@@ -114,25 +116,23 @@ impl Btf {
 
     fn offset(&self, of: &str, path: &str) -> Option<u32> {
         let mut ids = self.names.get(of)?.clone();
-        let mut bits = 0;
+        let mut bits = 0u32;
         for member in path.split('.') {
-            let (id, at) = ids.iter().find_map(|&id| self.member(id, member, 0))?;
-            bits += at;
+            let (id, at) = ids.iter().find_map(|&id| self.member(id, member, &mut { MOST_TYPES }))?;
+            bits = bits.checked_add(at)?;
             ids = vec![id];
         }
-        (bits % 8 == 0).then_some(bits / 8)
+        bits.is_multiple_of(8).then_some(bits / 8)
     }
 
-    /// The type and the bit offset of a member, also of anonymous structs and unions within.
-    fn member(&self, id: u32, name: &str, depth: u8) -> Option<(u32, u32)> {
-        if depth > 16 {
-            return None;
-        }
+    /// The type and the bit offset of a member, also of anonymous structs and unions within; of no more than `left` of them.
+    fn member(&self, id: u32, name: &str, left: &mut u32) -> Option<(u32, u32)> {
+        *left = left.checked_sub(1)?;
         let at = *self.types.get(id as usize)? as usize;
         let (kind, count) = self.head(at)?;
         // typedef, volatile, const, restrict, type tag
         if matches!(kind, TYPEDEF..=11 | 18) {
-            return self.member(self.word(at + 8)?, name, depth + 1);
+            return self.member(self.word(at + 8)?, name, left);
         }
         if !matches!(kind, STRUCT | UNION) {
             return None;
@@ -152,9 +152,9 @@ impl Btf {
                 return Some((of, bits));
             }
             if own.is_empty()
-                && let Some((id, inner)) = self.member(of, name, depth + 1)
+                && let Some((id, inner)) = self.member(of, name, left)
             {
-                return Some((id, bits + inner));
+                return Some((id, bits.checked_add(inner)?));
             }
         }
         None
@@ -262,6 +262,25 @@ mod tests {
         assert_eq!(btf.resolve(&Source::Argument("t", "a")), Ok(1));
         assert!(btf.resolve(&Source::Argument("t", "b")).is_err());
         assert!(btf.has_tracepoint("t") && !btf.has_tracepoint("u"));
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn what_is_no_btf_neither_panics_nor_takes_long() {
+        let strings = b"\0a\0b\0";
+        let parse = |types: &[u32]| {
+            let len = 4 * types.len() as u32;
+            let words = [24, 0, len, len, strings.len() as u32].into_iter().chain(types.iter().copied());
+            let words: Vec<_> = words.flat_map(u32::to_ne_bytes).collect();
+            Btf::parse([&MAGIC.to_ne_bytes()[..], &[1, 0], &words, strings].concat()).unwrap()
+        };
+        let find = |btf: &Btf| btf.resolve(&Source::Offset("a", &["b"]));
+        // An anonymous member far out, and in it a member as far.
+        let far = parse(&[1, 4 << 24 | 1, 8, 0, 2, u32::MAX - 7, 0, 4 << 24 | 1, 8, 3, 2, 8]);
+        assert!(find(&far).is_err());
+        // A struct that is 100 anonymous members of itself.
+        let itself = parse(&[&[1, 4 << 24 | 100, 8][..], &[0, 1, 0].repeat(100)].concat());
+        assert!(find(&itself).is_err());
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 
-use crate::{collector::COLLECTORS, telemetry::LogFormat};
+use crate::{collector::COLLECTORS, route::Rule, telemetry::LogFormat};
 
 /// Per-container CPU, memory, block I/O and request latency from eBPF, as Prometheus metrics.
 #[derive(Debug, Parser)]
@@ -96,6 +96,18 @@ pub struct Agent {
           value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub max_routes: u32,
 
+    /// HTTP routes of your own, separated by commas or each with a flag: `/users/{name}/links` has any one segment in the place
+    /// of {name}, `/files/{path...}` or `/files/*` whatever follows. A request that matches has the pattern for its route, as
+    /// you wrote it, whether or not there are --max-routes others. A literal is preferred to a placeholder, then the
+    /// first. `nginx.service: /users/{name}` is for the containers, units and cgroups of that name (label name or id) alone, in
+    /// which * stands for anything.
+    #[arg(long = "route", env = "PODMETER_ROUTE", value_name = "PATTERN", value_delimiter = ',')]
+    pub routes: Vec<Rule>,
+
+    /// A file of more routes, one a line; lines that begin with # are comments.
+    #[arg(long, env = "PODMETER_ROUTE_FILE", value_name = "FILE")]
+    pub route_file: Option<PathBuf>,
+
     /// What to log: a level (error, warn, info, debug, trace), or levels by target, as in `info,podmeter=debug`.
     #[arg(long, env = "PODMETER_LOG", value_name = "FILTER", default_value = "info")]
     pub log_level: String,
@@ -156,6 +168,8 @@ mod tests {
         let error = parse("podmeter agent --listen localhost").unwrap_err();
         assert!(error.contains("--listen <ADDRESS:PORT>"), "{error}");
         assert!(parse("podmeter agnt").is_err());
+        let error = parse("podmeter agent --route /a,/b/{id").unwrap_err();
+        assert!(error.contains("'/b/{id' for '--route <PATTERN>'") && error.contains("{name...}"), "{error}");
     }
 
     #[test]
@@ -165,6 +179,7 @@ mod tests {
         };
         assert_eq!(agent.signals, ["cpu", "memory", "pressure", "block_io", "http", "tcp"]);
         assert!(agent.listen.ip().is_loopback());
+        assert!(agent.routes.is_empty());
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod http;
 pub mod probes;
 pub mod protobuf;
 pub mod registry;
+pub mod route;
 pub mod series;
 pub mod slots;
 pub mod snapshot;

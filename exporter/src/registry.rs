@@ -45,6 +45,20 @@ const NOBODY: WorkloadId = WorkloadId::MAX;
 impl Registry {
     /// Applies the events that are there. Cheap: called whenever the kernel says that there are some.
     pub fn drain(&mut self) {
+        self.follow();
+        self.admit();
+    }
+
+    /// Tells the collectors of the cgroups that are new.
+    pub fn admit(&mut self) {
+        for cgroup in self.tree.take_added() {
+            for collector in &mut self.collectors {
+                collector.admit(&self.tree, cgroup);
+            }
+        }
+    }
+
+    fn follow(&mut self) {
         let Some(ring) = &mut self.events else { return };
         let mut is_cut = false;
         while let Some(item) = ring.next() {
@@ -75,6 +89,7 @@ impl Registry {
         self.drain();
         if self.events.is_none() {
             self.tree.walk();
+            self.admit();
         }
         let settled: Vec<_> = self
             .collectors

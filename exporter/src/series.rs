@@ -28,8 +28,10 @@ pub struct Sum {
     pub buckets: Box<[u64; BUCKETS]>,
     /// The sum of the observations, ns.
     pub nanos: u64,
-    /// Bytes moved.
+    /// Bytes moved, or of the bodies of responses.
     pub bytes: u64,
+    /// Bytes of the bodies of requests.
+    pub received: u64,
     /// Events that are in no bucket.
     pub unmeasured: u64,
     /// A slot whose cgroup has the route.
@@ -38,7 +40,7 @@ pub struct Sum {
 
 impl Default for Sum {
     fn default() -> Self {
-        Self { buckets: Box::new([0; BUCKETS]), nanos: 0, bytes: 0, unmeasured: 0, slot: 0 }
+        Self { buckets: Box::new([0; BUCKETS]), nanos: 0, bytes: 0, received: 0, unmeasured: 0, slot: 0 }
     }
 }
 
@@ -50,8 +52,21 @@ impl Sum {
         }
         self.nanos = self.nanos.wrapping_add(row.sum);
         self.bytes = self.bytes.wrapping_add(row.bytes);
+        self.received = self.received.wrapping_add(row.received);
         self.unmeasured = self.unmeasured.wrapping_add(row.unmeasured);
         self.slot = row.key.slot;
+    }
+
+    /// Adds another sum; its slot stays, so that the route can be looked up.
+    pub fn merge(&mut self, other: &Self) {
+        for (sum, bucket) in self.buckets.iter_mut().zip(&*other.buckets) {
+            *sum = sum.wrapping_add(*bucket);
+        }
+        self.nanos = self.nanos.wrapping_add(other.nanos);
+        self.bytes = self.bytes.wrapping_add(other.bytes);
+        self.received = self.received.wrapping_add(other.received);
+        self.unmeasured = self.unmeasured.wrapping_add(other.unmeasured);
+        self.slot = other.slot;
     }
 
     /// How many observations there were.
@@ -160,8 +175,9 @@ const EMPTY: Row = Row {
     key: SeriesKey { slot: 0, family: Family::Free as u32, detail: 0, route: 0 },
     sum: 0,
     bytes: 0,
+    received: 0,
     unmeasured: 0,
-    reserved: [0; 2],
+    reserved: 0,
     buckets: [0; BUCKETS],
 };
 

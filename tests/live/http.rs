@@ -8,6 +8,7 @@ pub(crate) mod lab;
 pub(crate) mod latency;
 mod losses;
 mod network;
+mod pipelines;
 mod routes;
 mod servers;
 mod wrk;

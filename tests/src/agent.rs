@@ -1,6 +1,8 @@
 //! The real agent, as a process.
 
 use std::{
+    collections::BTreeSet,
+    fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
@@ -117,6 +119,19 @@ impl Agent {
     pub fn stop(mut self, name: &str) -> ExitStatus {
         signal(self.child.id(), name);
         self.child.wait().expect("our own child")
+    }
+
+    /// The numbers of the BPF objects of a kind that it has open: `prog`, `link`.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn held(&self, kind: &str) -> BTreeSet<u32> {
+        let descriptors = fs::read_dir(format!("/proc/{}/fdinfo", self.child.id())).expect("it runs");
+        let texts = descriptors.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        let start = format!("{kind}_id:");
+        texts
+            .filter_map(|text| text.lines().find_map(|line| line.strip_prefix(&start)?.trim().parse().ok()))
+            .collect()
     }
 
     /// What it logged so far.

@@ -100,15 +100,21 @@ pub(super) unsafe fn make(skb: *mut __sk_buff, tcp: u32) -> *mut Connection {
 }
 
 /// Takes over what came before the socket, if anything did.
-///
-/// # Safety
-/// As [`ends`]; `this` is of the socket of the packet.
-#[inline(always)]
-pub(super) unsafe fn take(skb: *mut __sk_buff, tcp: u32, ingress: bool, this: *mut Connection) {
-    // SAFETY: the caller's; both are map values of that type, of words.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn http_take(
+    skb: *mut __sk_buff,
+    tcp: u32,
+    ingress: u32,
+    this: *mut Connection,
+) -> u32 {
+    if this.is_null() {
+        return 0;
+    }
+    // SAFETY: the verifier's: `skb` is the context, and both are values of that type, of words.
     unsafe {
-        let Some(ends) = ends(skb, tcp, ingress) else { return };
-        let Some(before) = DEFERRED.get_ptr(&ends) else { return };
+        let Some(ends) = ends(skb, tcp, ingress != 0) else { return 0 };
+        let Some(before) = DEFERRED.get_ptr(&ends) else { return 0 };
         let (from, to) = (before.cast::<u64>(), this.cast::<u64>());
         let mut i = 0;
         while i < size_of::<Connection>() / 8 {
@@ -117,4 +123,5 @@ pub(super) unsafe fn take(skb: *mut __sk_buff, tcp: u32, ingress: bool, this: *m
         }
         _ = DEFERRED.remove(&ends);
     }
+    1
 }

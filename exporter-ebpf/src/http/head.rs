@@ -2,13 +2,16 @@
 //!
 //! Pure, and compiled for both sides: the kernel runs it on a copy of a segment's first bytes, the host under test and fuzzing.
 
-/// How many bytes of a segment are looked at.
+/// How many bytes of a request line are looked at.
 pub const HEAD: usize = 96;
-
-/// How many bytes of a target are looked at: what is left after the longest method and its space.
+/// How many bytes of a target are looked at: what is left after the longest method that is told apart, and its space.
 pub const TARGET: usize = HEAD - 8;
+/// How many bytes a status line has at least: `HTTP/1.1 200`.
+pub const STATUS: usize = 12;
+/// How many bytes of a method are looked at, its space among them.
+pub const METHOD: usize = 24;
 
-/// A request method of RFC 9110 or RFC 5789.
+/// A request method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -22,11 +25,13 @@ pub enum Method {
     Options,
     Trace,
     Patch,
+    /// One that neither RFC 9110 nor RFC 5789 has.
+    Other,
 }
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Get,
         Self::Head,
         Self::Post,
@@ -36,6 +41,7 @@ impl Method {
         Self::Options,
         Self::Trace,
         Self::Patch,
+        Self::Other,
     ];
 
     /// The token on the wire, and in the label `http_request_method`.
@@ -50,14 +56,20 @@ impl Method {
             Self::Options => "OPTIONS",
             Self::Trace => "TRACE",
             Self::Patch => "PATCH",
+            // As OpenTelemetry has it.
+            Self::Other => "_OTHER",
         }
     }
+}
 
-    /// Whether requests of this method usually have no body, so that what follows is another request.
-    #[inline(always)]
-    pub const fn is_bodiless(self) -> bool {
-        matches!(self, Self::Get | Self::Head | Self::Delete | Self::Options | Self::Trace)
-    }
+/// Whether requests of a method, as a number, usually have no body.
+#[inline(always)]
+pub const fn is_bodiless(method: u8) -> bool {
+    method == Method::Get as u8
+        || method == Method::Head as u8
+        || method == Method::Delete as u8
+        || method == Method::Options as u8
+        || method == Method::Trace as u8
 }
 
 /// What a connection's first bytes are.
@@ -76,7 +88,7 @@ pub enum Start {
 }
 
 #[inline(always)]
-fn word(head: &[u8; HEAD], at: usize) -> u32 {
+fn word(head: &[u8; 16], at: usize) -> u32 {
     u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
 }
 
@@ -84,9 +96,9 @@ const fn token(bytes: &[u8; 4]) -> u32 {
     u32::from_le_bytes(*bytes)
 }
 
-/// Tells what the first bytes of a segment begin; missing bytes are 0.
+/// Tells what the first bytes of a segment begin; behind its end there is a 0 or a line end.
 #[inline(always)]
-pub fn start(head: &[u8; HEAD]) -> Start {
+pub fn start(head: &[u8; 16]) -> Start {
     let (first, second) = (word(head, 0), word(head, 4));
     // A target begins with a slash (origin form), a letter (absolute and authority form) or an asterisk: a byte above '!'.
     const GET: u32 = token(b"GET ");
@@ -117,7 +129,29 @@ pub fn start(head: &[u8; HEAD]) -> Start {
         _ => return Start::Other,
     };
     // A short first segment may end here: its target is then unknown, but it is a request.
-    if head[target] > b'!' || head[target] == 0 { Start::Request(method, target) } else { Start::Other }
+    if head[target] > b'!' || head[target] == 0 || head[target] == b'\n' {
+        Start::Request(method, target)
+    } else {
+        Start::Other
+    }
+}
+
+/// Where a method ends that [`start`] does not know: at its space, or at a line end, which may be that of the segment.
+/// [`METHOD`] if it is none.
+#[inline(always)]
+pub fn method_end(byte: impl Fn(usize) -> u8) -> usize {
+    let mut i = 0;
+    while i < METHOD {
+        let byte = byte(i);
+        if (byte == b' ' && i > 2) || byte == b'\n' {
+            return i;
+        }
+        if !(byte.is_ascii_uppercase() || byte == b'-' || byte == b'_') {
+            return METHOD;
+        }
+        i += 1;
+    }
+    METHOD
 }
 
 /// The status of a response head `HTTP/1.x SSS`, 100 to 599 (RFC 9110, 15); 0 if it is none.
@@ -142,20 +176,20 @@ mod tests {
 
     use super::*;
 
-    fn head(text: &[u8]) -> [u8; HEAD] {
-        let mut head = [0; HEAD];
-        let n = text.len().min(HEAD);
+    fn head(text: &[u8]) -> [u8; 16] {
+        let mut head = [0; 16];
+        let n = text.len().min(16);
         head[..n].copy_from_slice(&text[..n]);
         head
     }
 
     fn short(text: &str) -> [u8; 16] {
-        head(text.as_bytes())[..16].try_into().unwrap()
+        head(text.as_bytes())
     }
 
     #[test]
     fn knows_every_method() {
-        for method in Method::ALL {
+        for method in Method::ALL.into_iter().filter(|method| *method != Method::Other) {
             let line = format!("{} /x HTTP/1.1\r\n", method.as_str());
             assert_eq!(start(&head(line.as_bytes())), Start::Request(method, method.as_str().len() + 1));
         }
@@ -174,6 +208,17 @@ mod tests {
         }
         assert_eq!(start(&head(b"OPTIONS * HTTP/1.1")), Start::Request(Method::Options, 8));
         assert_eq!(start(&head(b"CONNECT a:1 HTTP/1.1")), Start::Request(Method::Connect, 8));
+    }
+
+    #[test]
+    fn finds_the_end_of_a_method_that_it_does_not_know() {
+        let end = |line: &'static [u8]| method_end(|i| line.get(i).copied().unwrap_or(b'\n'));
+        assert_eq!(end(b"PROPFIND / HTTP/1.1"), 8);
+        assert_eq!(end(b"M-SEARCH * HTTP/1.1"), 8);
+        assert_eq!(end(b"PROP"), 4, "it may go on");
+        assert_eq!(end(b"propfind /"), METHOD);
+        assert_eq!(end(b"A / HTTP/1.1"), METHOD);
+        assert_eq!(end(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ /"), METHOD);
     }
 
     #[test]
@@ -198,7 +243,7 @@ mod tests {
         #[test]
         fn never_panics(bytes: Vec<u8>) {
             _ = start(&head(&bytes));
-            _ = status(head(&bytes)[..16].try_into().unwrap());
+            _ = status(&head(&bytes));
         }
 
         #[test]

@@ -2,21 +2,27 @@
 //!
 //! What: each request with its method, route, status and latency, in histograms that the kernel fills: no event per request.
 //! Hooks: `cgroup_skb` ingress and egress at the root of cgroup v2. Every path returns 1: a 0 would drop the packet.
-//! `iter/bpf_sk_storage_map` (5.9+), when scraped, ends the last requests of idle connections and counts those that wait.
-//! Maps: `CONNECTIONS` (socket storage, 64 bytes), `DEFERRED` (connections that have no socket yet), `ACTIVE` (by slot: the requests that
-//! wait), `ROUTES` (slot and route hash -> the request line), rows of `series`.
-//! Metrics: `http_server_request_duration_seconds`, `http_client_request_duration_seconds`, `http_server_active_requests`,
-//! `http_client_active_requests`.
+//! `tp_btf/tcp_destroy_sock` (4.16+) ends what a connection leaves behind; `iter/bpf_sk_storage_map` (5.9+), when scraped, counts the
+//! requests that wait and accounts for what connections carried. Functions that are verified by themselves: 5.12+.
+//! Maps: `CONNECTIONS` (socket storage, 184 bytes), `PIPELINES` and `CARRIES` (socket storage of the few that need it), `DEFERRED`
+//! (connections that have no socket yet), `ACTIVE` (by slot: the requests that wait), `COVERAGE` (by slot: bytes), `ROUTES` (slot and
+//! route hash -> the request line), `PATTERNS`, `LITERALS` and `SCOPES` (see [`pattern`]), rows of `series`.
+//! Metrics: `http_{server,client}_*`, `podmeter_http_coverage_*`.
 //! Cost: see `cargo xtask bench`; README has the figure.
 //!
 //! Latency is from the first byte of the request at the socket to the last byte of the response: the server's view with its
-//! queueing included. Heads are read no further than their first line. The end of a response is therefore known when the
-//! next request on the connection begins, when the connection ends, or when it has been idle for [`IDLE`]; the *time* of the
-//! end is that of the last segment of the response, whatever frames its body (length, chunks, close). A request body that
-//! looks like a request, HEAD, 204 and 304 need no special case that way.
+//! queueing included. Each direction of a connection is followed byte by byte of its sequence numbers: first lines and heads
+//! are read (`request`, `response`, `framing`), bodies are crossed by arithmetic. A segment that begins like the last one that
+//! was a whole message, and is as long, is not read again. What arrives out of order within a body is waited for; within a head,
+//! or where the head was not seen, the end of the message is not known, and is taken to be the next request, the end
+//! of the connection, or [`IDLE`] without a byte.
 
+pub mod coverage;
+pub mod framing;
 pub mod head;
+pub mod pattern;
 pub mod route;
+pub mod table;
 
 use crate::{Field, Hook, Probe, Signal, layout::layout};
 
@@ -27,9 +33,26 @@ pub const SIGNAL: Signal = Signal {
     probes: &[
         Probe { program: "http_ingress", hook: Hook::CgroupSkbIngress, fields: NONE, required: true },
         Probe { program: "http_egress", hook: Hook::CgroupSkbEgress, fields: NONE, required: true },
+        Probe {
+            program: "http_closed",
+            hook: Hook::BtfTracepoint("tcp_destroy_sock"),
+            fields: NONE,
+            required: false,
+        },
         Probe { program: FLUSH, hook: Hook::IterSkStorage(CONNECTIONS), fields: NONE, required: false },
     ],
-    maps: &[CONNECTIONS, "DEFERRED", ACTIVE, ROUTES],
+    maps: &[
+        CONNECTIONS,
+        "PIPELINES",
+        "CARRIES",
+        "DEFERRED",
+        ACTIVE,
+        coverage::COVERAGE,
+        ROUTES,
+        PATTERNS,
+        LITERALS,
+        SCOPES,
+    ],
 };
 
 const NONE: &[Field] = &[];
@@ -42,14 +65,20 @@ pub const CONNECTIONS: &str = "CONNECTIONS";
 pub const ACTIVE: &str = "ACTIVE";
 /// The map of routes.
 pub const ROUTES: &str = "ROUTES";
+/// The map of [`pattern::Patterns`], of one element.
+pub const PATTERNS: &str = "PATTERNS";
+/// The map of [`pattern::Literal`].
+pub const LITERALS: &str = "LITERALS";
+/// The map of the patterns of the cgroups that have their own.
+pub const SCOPES: &str = "SCOPES";
 
-/// After how long without a byte a response counts as complete, ns.
+/// After how long without a byte a response whose end is not known counts as complete, ns.
 pub const IDLE: u64 = 2_000_000_000;
 /// How many routes all cgroups together can have unless a flag says otherwise.
 pub const DEFAULT_ROUTES: u32 = 4096;
 
 layout! {
-    /// Requests of a cgroup whose response has not begun.
+    /// Requests of a cgroup whose response has not ended.
     pub struct Active {
         /// Those that it has to answer.
         pub server: u32,
@@ -75,12 +104,12 @@ layout! {
 layout! {
     /// The request line that a route was first seen with.
     pub struct RouteLine {
-        /// Its first bytes, from the target on.
-        pub bytes: [u8; head::HEAD],
         /// Where the target begins.
         pub target: u32,
         /// Keeps the size explicit.
         pub reserved: u32,
+        /// Its first bytes.
+        pub bytes: [u8; head::HEAD],
     }
     size head::HEAD + 8
 }
@@ -102,4 +131,10 @@ mod connection;
 #[cfg(target_arch = "bpf")]
 mod deferred;
 #[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
 mod probe;
+#[cfg(target_arch = "bpf")]
+mod request;
+#[cfg(target_arch = "bpf")]
+mod response;

@@ -1,45 +1,46 @@
-//! The packet programs.
+//! The packet programs, and those that end what connections leave behind.
 
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::{bpf_ktime_get_ns, generated::bpf_skb_load_bytes},
-    macros::cgroup_skb,
-    programs::SkBuffContext,
+    btf_maps::Array,
+    helpers::{bpf_ktime_get_ns, generated::bpf_sk_storage_get},
+    macros::{btf_map, btf_tracepoint, cgroup_skb},
+    programs::{BtfTracePointContext, SkBuffContext},
 };
 use aya_log_ebpf::debug;
 
 use super::{
-    RouteLine,
-    connection::{self, AWAITING, CLIENT, Connection, IDLE, OPAQUE, RESPONDING, SERVER},
+    Active,
+    connection::{self, CLIENT, CONNECTIONS, Connection, SERVER, adopt, depth, http_blind, http_end, place},
+    coverage::{self, Reason},
     deferred,
-    head::{HEAD, Method, Start, start, status},
+    framing::{Cursor, Source as _, Stream, WINDOW, get, pass, set},
+    head::{Method, Start, start},
+    packet::{FIN, MEMO, Packet, RST, Segment, mix},
+    request::http_requests,
+    response::{self, http_responses},
+    table::{BODY, CHUNKED, CLOSE, DATA, EXPECTS, NO_BODY, START, UNKNOWN},
 };
 use crate::{
-    kernel::SkStorageIter,
+    cgroup::{DEFAULT_SLOTS, probe::owner},
+    kernel::{MMAPABLE, SkStorageIter},
     loss::{Loss, count},
 };
 
-const FIN: u8 = 1;
-const RST: u8 = 4;
-/// A connection whose first segments are no HTTP is not looked at any more after this many.
-const STRIKES: u8 = 4;
-/// The length of `HTTP/1.1 100 Continue\r\n\r\n`.
-const CONTINUE: u32 = 25;
+#[btf_map]
+static ACTIVE: Array<Active, { DEFAULT_SLOTS as usize }, MMAPABLE> = Array::new();
 
-/// A TCP segment.
-struct Segment {
-    skb: *mut __sk_buff,
-    ingress: bool,
-    /// Where the TCP header begins in the packet.
-    tcp: u32,
-    /// Where the payload begins, and how long it is.
-    offset: u32,
-    len: u32,
-    seq: u32,
-    flags: u8,
-}
+/// A connection is not looked at any more when it had this many segments that are no HTTP in both directions,
+const STRIKES: u8 = 2;
+/// or this many in one: one that is older than the agent may be amid a long message.
+const ONE_WAY_STRIKES: u8 = u8::MAX;
+/// Bytes are accounted for before their count wraps.
+const UNSETTLED: u32 = 1 << 30;
+/// How many bytes of a length are compared, from its first digit on.
+const DIGITS: u32 = 8;
+/// What tells a response to HEAD from others: it has the same head, and no body.
+const BODILESS: u64 = 1 << 63;
 
 #[cgroup_skb]
 fn http_ingress(ctx: SkBuffContext) -> i32 {
@@ -62,143 +63,139 @@ fn packet(ctx: &SkBuffContext, ingress: bool) {
     }
     // SAFETY: the context of the program, and the storage of its socket.
     unsafe {
-        let mut this = connection::get(segment.skb, segment.len != 0);
+        let mut this = connection::of(segment.skb, segment.len != 0);
         if this.is_null() {
             if segment.len != 0 {
                 count(Loss::SocketStorage);
             }
             return;
         }
-        if (*this).phase == OPAQUE {
-            return;
-        }
-        if segment.len != 0 && (*this).role == 0 {
+        let mut shared = false;
+        if segment.len != 0 && (*this).role == 0 && (*this).opaque == 0 {
             if ingress && deferred::listens(segment.skb) {
+                shared = true;
                 this = deferred::make(segment.skb, segment.tcp);
                 if this.is_null() {
                     return count(Loss::SocketStorage);
                 }
-            } else {
-                deferred::take(segment.skb, segment.tcp, ingress, this);
-            }
-            if (*this).phase == OPAQUE {
-                return;
+            } else if (*this).cgroup == 0 {
+                deferred::http_take(segment.skb, segment.tcp, u32::from(ingress), this);
             }
         }
         if segment.len != 0 {
-            let requests = match (*this).role {
-                SERVER => ingress,
-                CLIENT => !ingress,
-                _ => segment.first(this),
-            };
-            if requests { segment.request(this) } else { segment.response(this) }
+            segment.count(this);
+        }
+        if (*this).opaque == 0 && segment.len != 0 {
+            let mut cursor = MaybeUninit::<Cursor>::uninit();
+            let cursor = cursor.as_mut_ptr();
+            segment.point(cursor, shared);
+            if (*this).role != 0 || segment.first(this, cursor) {
+                segment.payload(this, cursor);
+            }
+            if (*this).opaque != 0 {
+                debug!(ctx, "connection of cgroup {} is opaque: {}", (*this).cgroup, (*this).opaque);
+            }
         }
         if closing {
             segment.close(this);
-        }
-        if (*this).phase == OPAQUE {
-            debug!(ctx, "connection of cgroup skb is opaque");
         }
     }
 }
 
 impl Segment {
+    /// Which way it goes, as an index.
     #[inline(always)]
-    fn parse(skb: *mut __sk_buff, ingress: bool) -> Option<Self> {
-        // SAFETY: the verifier checks each load against `data_end`. TCP has pulled the headers into the linear part.
-        unsafe {
-            let data = (*skb).data as usize as *const u8;
-            let end = (*skb).data_end as usize as *const u8;
-            if data.add(40) > end {
-                return None;
-            }
-            let first = *data;
-            let ip = if first >> 4 == 4 {
-                if *data.add(9) != 6 {
-                    return None;
-                }
-                usize::from(first & 15) * 4
-            } else {
-                if *data.add(6) != 6 {
-                    return None;
-                }
-                40
-            };
-            let tcp = data.add(ip);
-            if tcp.add(20) > end {
-                return None;
-            }
-            let seq = u32::from_be(tcp.add(4).cast::<u32>().read_unaligned());
-            let offset = ip as u32 + u32::from(*tcp.add(12) >> 4) * 4;
-            let len = (*skb).len;
-            let len = if len > offset { len - offset } else { 0 };
-            Some(Self { skb, ingress, tcp: ip as u32, offset, len, seq, flags: *tcp.add(13) })
-        }
+    const fn direction(&self) -> usize {
+        self.ingress as usize
     }
 
-    /// Now, ns of CLOCK_MONOTONIC: TCP stamps what it sends, so that only arrivals cost a clock read.
-    #[inline(always)]
-    fn now(&self) -> u64 {
-        if !self.ingress {
-            // SAFETY: a field of the context.
-            let stamp = unsafe { (*self.skb).tstamp };
-            if stamp != 0 {
-                return stamp;
-            }
-        }
-        // SAFETY: a helper without arguments.
-        unsafe { bpf_ktime_get_ns() }
-    }
-
-    /// Copies the payload's first bytes; the rest stays 0.
-    #[inline(always)]
-    fn load(&self, line: &mut RouteLine) -> bool {
-        let words = line.bytes.as_mut_ptr().cast::<u64>();
-        let mut i = 0;
-        while i < HEAD / 8 {
-            // SAFETY: within the array. Volatile, or LLVM calls a memset that goes byte by byte.
-            unsafe { words.add(i).write_volatile(0) };
-            i += 1;
-        }
-        let mut len = self.len;
-        // SAFETY: nothing: it keeps LLVM from proving away the check that the verifier needs.
-        unsafe { core::arch::asm!("{0} = {0}", inout(reg) len, options(nomem, nostack)) };
-        if len == 0 {
-            return false;
-        }
-        if len > HEAD as u32 {
-            len = HEAD as u32;
-        }
-        // SAFETY: `len` is at most the size of the array.
-        unsafe { bpf_skb_load_bytes(self.skb.cast(), self.offset, line.bytes.as_mut_ptr().cast(), len) == 0 }
-    }
-
-    /// A payload on a connection whose role is not known: finds it; whether requests go this way.
+    /// Counts the bytes.
     ///
     /// # Safety
     /// `this` is of the socket of the segment.
     #[inline(always)]
-    unsafe fn first(&self, this: *mut Connection) -> bool {
-        let mut line = MaybeUninit::<RouteLine>::uninit();
-        // SAFETY: load() fills what is read; the caller's.
+    unsafe fn count(&self, this: *mut Connection) {
+        // SAFETY: the caller's; within the arrays.
         unsafe {
-            let line = &mut *line.as_mut_ptr();
-            if !self.load(line) {
+            let bytes = (&raw mut (*this).bytes).cast::<u32>().add(self.direction());
+            *bytes = (*bytes).wrapping_add(self.len);
+            let settled = *(&raw const (*this).settled).cast::<u32>().add(self.direction());
+            if (*bytes).wrapping_sub(settled) > UNSETTLED {
+                coverage::settle(this);
+            }
+        }
+    }
+
+    /// Puts the cursor at the payload's first byte.
+    ///
+    /// # Safety
+    /// `cursor` has room.
+    #[inline(always)]
+    unsafe fn point(&self, cursor: *mut Cursor, shared: bool) {
+        // SAFETY: the caller's.
+        unsafe {
+            set(&raw mut (*cursor).at, 0);
+            set(&raw mut (*cursor).end, self.len);
+            set(&raw mut (*cursor).offset, self.offset);
+            set(&raw mut (*cursor).ack, self.ack);
+            set(&raw mut (*cursor).now, 0);
+            set(&raw mut (*cursor).ingress, u16::from(self.ingress));
+            set(&raw mut (*cursor).shared, u16::from(shared));
+        }
+    }
+
+    /// Writes what [`Self::point`] and [`Segment::peek`] left out, so that functions that are verified apart may have it.
+    ///
+    /// # Safety
+    /// As [`Self::point`].
+    #[inline(always)]
+    unsafe fn complete(&self, cursor: *mut Cursor, from: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            set(&raw mut (*cursor).base, 0);
+            set(&raw mut (*cursor).filled, 0);
+            set(&raw mut (*cursor).began, 0);
+            set(&raw mut (*cursor).route, 0);
+            set(&raw mut (*cursor).route_end, 0);
+            set(&raw mut (*cursor).method, 0);
+            set(&raw mut (*cursor).target, 0);
+            set(&raw mut (*cursor).reserved, 0);
+            let window = (&raw mut (*cursor).window).cast::<u64>();
+            let mut i = from / 8;
+            while i < WINDOW / 8 + 1 {
+                set(window.add(i), 0);
+                i += 1;
+            }
+        }
+    }
+
+    /// A payload on a connection whose role is not known: finds it.
+    ///
+    /// # Safety
+    /// `this` is of the socket of the segment, `cursor` valid.
+    #[inline(always)]
+    unsafe fn first(&self, this: *mut Connection, cursor: *mut Cursor) -> bool {
+        // SAFETY: the caller's.
+        unsafe {
+            adopt(this, self.skb);
+            if !self.peek(cursor) {
                 return false;
             }
-            match start(&line.bytes) {
+            match start(&*(&raw const (*cursor).window).cast::<[u8; 16]>()) {
                 Start::Request(..) => {
                     (*this).role = if self.ingress { SERVER } else { CLIENT };
-                    (*this).request_next = self.seq;
+                    (*this).requests.next = self.seq;
                     return true;
                 }
                 Start::Response => count(Loss::ResponseUnmatched),
-                Start::Http2 => opaque(this, Loss::ConnectionHttp2),
-                Start::Tls => opaque(this, Loss::ConnectionTls),
+                Start::Http2 => give_up(this, Reason::Http2, Loss::ConnectionHttp2),
+                Start::Tls => give_up(this, Reason::Tls, Loss::ConnectionTls),
                 Start::Other => {
-                    (*this).strikes += 1;
-                    if (*this).strikes >= STRIKES {
-                        opaque(this, Loss::ConnectionUnknown);
+                    let strikes = (&raw mut (*this).strikes).cast::<u8>();
+                    let own = strikes.add(self.direction());
+                    *own = (*own).saturating_add(1);
+                    if *own == ONE_WAY_STRIKES || (*strikes >= STRIKES && *strikes.add(1) >= STRIKES) {
+                        give_up(this, Reason::Unknown, Loss::ConnectionUnknown);
                     }
                 }
             }
@@ -206,102 +203,241 @@ impl Segment {
         false
     }
 
-    /// A payload in the direction of requests.
+    /// A payload on a connection that speaks HTTP.
     ///
     /// # Safety
-    /// `this` is of the socket of the segment.
+    /// As [`Self::first`].
     #[inline(always)]
-    unsafe fn request(&self, this: *mut Connection) {
-        // SAFETY: load() fills what is read; the caller's.
-        unsafe {
-            let next = self.seq.wrapping_add(self.len);
-            if next.wrapping_sub((*this).request_next) as i32 <= 0 {
-                // A retransmission: already counted.
-                return;
-            }
-            let waiting = (*this).phase == AWAITING;
-            if waiting && !bodiless((*this).method) && !(*this).interim {
-                // The body of the request: not looked at.
-                (*this).request_next = next;
-                return;
-            }
-            let mut line = MaybeUninit::<RouteLine>::uninit();
-            let line = &mut *line.as_mut_ptr();
-            if !self.load(line) {
-                return;
-            }
-            // What is no head may have overtaken its head, which then comes with a lower number.
-            let Start::Request(method, target) = start(&line.bytes) else { return };
-            (*this).request_next = next;
-            if waiting && !(*this).interim {
-                count(Loss::RequestPipelined);
-                return;
-            }
-            if waiting {
-                // The final response was in the segment of the interim one, where it is not looked for.
-                count(Loss::RequestUnanswered);
-            }
-            if (*this).phase == RESPONDING {
-                connection::end(this);
-            }
-            line.target = target as u32;
-            line.reserved = 0;
-            connection::begin(this, self.skb, line, method, self.len, self.now());
-        }
-    }
-
-    /// A payload in the direction of responses.
-    ///
-    /// # Safety
-    /// `this` is of the socket of the segment.
-    #[inline(always)]
-    unsafe fn response(&self, this: *mut Connection) {
+    unsafe fn payload(&self, this: *mut Connection, cursor: *mut Cursor) {
         // SAFETY: the caller's.
         unsafe {
+            let requests = ((*this).role == SERVER) == self.ingress;
+            let stream = if requests { &raw mut (*this).requests } else { &raw mut (*this).responses };
             let next = self.seq.wrapping_add(self.len);
-            let phase = (*this).phase;
-            if phase == AWAITING {
-                if (self.seq.wrapping_sub((*this).response_next) as i32) < 0 && (*this).response_next != 0 {
-                    // A retransmission of the response before.
+            let known = self.seq.wrapping_sub((*stream).next);
+            let state = (*stream).state;
+            if known == 0 && (*this).hole == (*this).ahead {
+                if state == BODY && (*stream).flags & EXPECTS == 0 && (*stream).left > u64::from(self.len) {
+                    // Within a body: nothing to see.
+                    pass(stream, BODY, (*stream).left, u64::from(self.len));
+                    (*stream).next = next;
                     return;
                 }
-                let mut code = self.status(0);
-                if code == 100 && self.len > CONTINUE {
-                    // The final response came in the same segment.
-                    code = self.status(CONTINUE);
-                }
-                if code == 0 {
+                if state == START && self.peek(cursor) {
+                    let memo = self.memo(cursor);
+                    let done = if requests {
+                        self.again(this, cursor, memo)
+                    } else {
+                        self.answer(this, cursor, memo)
+                    };
+                    if done {
+                        (*stream).next = next;
+                        return;
+                    }
+                    self.complete(cursor, MEMO as usize);
+                    self.read(this, cursor, stream, requests, memo);
+                    (*stream).next = next;
                     return;
                 }
-                (*this).response_next = next;
-                if code < 200 && code != 101 {
-                    (*this).interim = code != 100;
+            }
+            self.complete(cursor, 0);
+            let behind = (known as i32) < 0;
+            if behind {
+                let seen = known.wrapping_neg();
+                if seen >= self.len {
+                    // A retransmission.
                     return;
                 }
-                (*this).last = self.now();
-                (*this).status = code;
-                (*this).phase = RESPONDING;
-                if code == 101 || ((*this).method == Method::Connect as u8 && code < 300) {
-                    connection::end(this);
-                    opaque(this, Loss::ConnectionUpgraded);
+                set(&raw mut (*cursor).at, seen);
+            } else if known != 0 && state != UNKNOWN && state != CLOSE {
+                if self.ingress {
+                    self.hold(this);
+                    return;
                 }
-            } else if phase == RESPONDING && next.wrapping_sub((*this).response_next) as i32 > 0 {
-                (*this).response_next = next;
-                (*this).last = self.now();
+                // It left unseen.
+                self.cross(this, cursor, stream, requests, known);
+            }
+            self.read(this, cursor, stream, requests, 0);
+            (*stream).next = next;
+            if self.ingress && (*this).hole != (*this).ahead {
+                self.catch_up(this, cursor, stream, requests);
             }
         }
     }
 
-    /// The status of a response head that begins `skip` bytes into the payload.
+    /// Reads the payload; remembers it as `memo` if it is a message, and one alone.
     #[inline(always)]
-    fn status(&self, skip: u32) -> u16 {
-        let mut head = [0; 16];
-        // SAFETY: a status line has at least 12 bytes, and no more are looked at.
+    unsafe fn read(
+        &self,
+        this: *mut Connection,
+        cursor: *mut Cursor,
+        _stream: *mut Stream,
+        requests: bool,
+        memo: u64,
+    ) {
+        // SAFETY: the caller's.
         unsafe {
-            if bpf_skb_load_bytes(self.skb.cast(), self.offset + skip, head.as_mut_ptr().cast(), 12) != 0 {
+            if requests {
+                self.end_unknown(this);
+                if http_requests(self.skb, this, cursor) != 0 && memo != 0 {
+                    (*this).memo = memo;
+                }
+            } else {
+                let whole = http_responses(self.skb, this, cursor) != 0;
+                let flags = (*this).responses.flags;
+                // The method that tells responses apart is that of the first place.
+                if whole
+                    && memo != 0
+                    && flags & CHUNKED == 0
+                    && place(this, (*this).answered.wrapping_sub(1)) == 0
+                {
+                    let at = if flags & NO_BODY != 0 { 0 } else { (*this).responses.length_at };
+                    (*this).memo_at = if u32::from(at) + DIGITS <= MEMO { 0 } else { at };
+                    (*this).memo_body = (*this).responses.body as u32;
+                    (*this).response_memo = self.response_memo(this, memo);
+                }
+            }
+        }
+    }
+
+    /// The hash of a response: of its beginning, of whether it has a body, and of the digits of its length.
+    #[inline(always)]
+    unsafe fn response_memo(&self, this: *const Connection, memo: u64) -> u64 {
+        // SAFETY: the caller's; DIGITS bytes are loaded.
+        unsafe {
+            let is_bodiless = connection::is((*this).request.method, Method::Head);
+            let memo = if is_bodiless { memo ^ BODILESS } else { memo };
+            let mut at = u32::from((*this).memo_at);
+            if at == 0 || self.len < DIGITS {
+                return memo;
+            }
+            if at > self.len - DIGITS {
+                at = self.len - DIGITS;
+            }
+            let mut digits = 0_u64;
+            let packet = Packet { skb: self.skb, offset: self.offset };
+            if !packet.load(at, (&raw mut digits).cast(), DIGITS) {
                 return 0;
             }
-            status(&head)
+            mix(memo, digits)
+        }
+    }
+
+    /// A response whose end could not be told ends with the next request.
+    #[inline(always)]
+    unsafe fn end_unknown(&self, this: *mut Connection) {
+        // SAFETY: the caller's.
+        unsafe {
+            let is_next = get(&raw const (*this).requests.state) == START;
+            let is_unknown = (*this).status != 0 && get(&raw const (*this).responses.state) == UNKNOWN;
+            if is_next && is_unknown && depth(this) == 1 && place(this, (*this).answered) == 0 {
+                http_end(this, &raw mut (*this).request);
+            }
+        }
+    }
+
+    /// A request like the one before.
+    #[inline(always)]
+    unsafe fn again(&self, this: *mut Connection, cursor: *mut Cursor, memo: u64) -> bool {
+        // SAFETY: the caller's.
+        unsafe {
+            if memo != (*this).memo || depth(this) != 0 {
+                return false;
+            }
+            let now = self.now();
+            connection::begin(this, self.skb, cursor, (*this).memo_method, (*this).memo_route, now)
+        }
+    }
+
+    /// A response like the one before.
+    #[inline(always)]
+    unsafe fn answer(&self, this: *mut Connection, _cursor: *mut Cursor, memo: u64) -> bool {
+        // SAFETY: the caller's.
+        unsafe {
+            if (*this).status != 0 || depth(this) == 0 || place(this, (*this).answered) != 0 {
+                return false;
+            }
+            if (*this).response_memo == 0 || self.response_memo(this, memo) != (*this).response_memo {
+                return false;
+            }
+            let now = self.now();
+            (*this).first = now;
+            (*this).last = now;
+            (*this).status = (*this).memo_status;
+            (*this).responses.body = u64::from((*this).memo_body);
+            http_end(this, &raw mut (*this).request);
+        }
+        true
+    }
+
+    /// Keeps in mind what arrived before its time.
+    #[inline(always)]
+    unsafe fn hold(&self, this: *mut Connection) {
+        // SAFETY: the caller's.
+        unsafe {
+            let end = self.seq.wrapping_add(self.len);
+            if (*this).hole == (*this).ahead {
+                (*this).hole = self.seq;
+                (*this).ahead = end;
+                return;
+            }
+            if (self.seq.wrapping_sub((*this).hole) as i32) < 0 {
+                (*this).hole = self.seq;
+            }
+            if end.wrapping_sub((*this).ahead) as i32 > 0 {
+                (*this).ahead = end;
+            }
+        }
+    }
+
+    /// What was missing has come: goes on behind what came before its time.
+    #[inline(always)]
+    unsafe fn catch_up(
+        &self,
+        this: *mut Connection,
+        cursor: *mut Cursor,
+        stream: *mut Stream,
+        requests: bool,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            if ((*stream).next.wrapping_sub((*this).hole) as i32) < 0 {
+                return;
+            }
+            let missed = (*this).ahead.wrapping_sub((*stream).next);
+            (*this).hole = (*this).ahead;
+            if missed as i32 > 0 {
+                self.cross(this, cursor, stream, requests, missed);
+                (*stream).next = (*stream).next.wrapping_add(missed);
+            }
+        }
+    }
+
+    /// Crosses bytes of a stream that cannot be looked at any more: as a body, if they are of one.
+    #[inline(always)]
+    unsafe fn cross(
+        &self,
+        this: *mut Connection,
+        cursor: *mut Cursor,
+        stream: *mut Stream,
+        requests: bool,
+        bytes: u32,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let state = get(&raw const (*stream).state);
+            let left = get(&raw const (*stream).left);
+            if (state == BODY || state == DATA) && left >= u64::from(bytes) {
+                pass(stream, state, left, u64::from(bytes));
+            } else if state != UNKNOWN && state != CLOSE {
+                set(&raw mut (*stream).state, UNKNOWN);
+                if requests || (*this).status == 0 {
+                    count(Loss::FramingLost);
+                }
+            }
+            if !requests {
+                response::settle(self.skb, this, cursor);
+            }
         }
     }
 
@@ -313,41 +449,26 @@ impl Segment {
     unsafe fn close(&self, this: *mut Connection) {
         // SAFETY: the caller's.
         unsafe {
-            if (*this).role == SERVER && self.ingress && self.flags & RST == 0 {
-                // The client has no more requests: the response may still be under way.
+            let requests = ((*this).role == SERVER) == self.ingress;
+            if (*this).role == 0 || (requests && self.flags & RST == 0) {
+                // There are no more requests: the response may still be under way.
                 return;
             }
-            match (*this).phase {
-                RESPONDING => connection::end(this),
-                AWAITING => {
-                    (*this).phase = IDLE;
-                    count(Loss::RequestUnanswered);
-                }
-                _ => (),
+            if depth(this) != 0 {
+                let request = connection::request(this, self.skb, (*this).answered, false);
+                connection::finish(this, request, self.now());
             }
         }
     }
 }
 
 #[inline(always)]
-fn bodiless(method: u8) -> bool {
-    method != Method::Post as u8
-        && method != Method::Put as u8
-        && method != Method::Patch as u8
-        && method != Method::Connect as u8
+fn give_up(this: *mut Connection, reason: Reason, loss: Loss) {
+    http_blind(this, reason as u32, loss as u32);
 }
 
-/// # Safety
-/// `this` is a connection.
-#[inline(always)]
-unsafe fn opaque(this: *mut Connection, why: Loss) {
-    // SAFETY: the caller's.
-    unsafe { (*this).phase = OPAQUE };
-    count(why);
-}
-
-/// Ends the last requests of connections that have been idle. A packet of such a connection in the very same nanoseconds
-/// could end the request a second time; it would have to arrive after two idle seconds, within the few instructions below.
+/// Before a scrape: ends the last requests of connections that have been idle in the midst of a response whose end could not be
+/// told, counts those that are not answered, and accounts for what was carried.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
 extern "C" fn http_flush(ctx: *const SkStorageIter<Connection>) -> i32 {
@@ -357,11 +478,64 @@ extern "C" fn http_flush(ctx: *const SkStorageIter<Connection>) -> i32 {
         if this.is_null() {
             return 0;
         }
-        if (*this).phase == AWAITING {
-            connection::waits(this);
+        coverage::settle(this);
+        let mut waiting = depth(this);
+        if waiting == 0 || (*this).opaque != 0 {
+            return 0;
         }
-        if (*this).phase == RESPONDING && bpf_ktime_get_ns().saturating_sub((*this).last) > super::IDLE {
-            connection::end(this);
+        if (*this).status != 0 && (*this).responses.state == UNKNOWN {
+            waiting -= 1;
+            let is_idle = bpf_ktime_get_ns().saturating_sub((*this).last) > super::IDLE;
+            if is_idle && place(this, (*this).answered) == 0 {
+                http_end(this, &raw mut (*this).request);
+            }
+        }
+        wait(this, u32::from(waiting));
+    }
+    0
+}
+
+/// Counts requests that are not answered. Only the walk before a scrape does, and one at a time.
+#[inline(always)]
+unsafe fn wait(this: *const Connection, requests: u32) {
+    // SAFETY: the caller's; an array element.
+    unsafe {
+        match owner((*this).slot) {
+            Some(owner) if (*owner).key == (*this).cgroup || (*this).slot == 0 => (),
+            _ => return,
+        }
+        let Some(active) = ACTIVE.get_ptr_mut((*this).slot) else { return };
+        if (*this).role == SERVER {
+            (*active).server += requests;
+        } else {
+            (*active).client += requests;
+        }
+    }
+}
+
+/// A connection is no more: what it had under way ends.
+///
+/// match-proto:v4.16:void tcp_destroy_sock(struct sock *sk)
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+fn http_closed(ctx: BtfTracePointContext) -> i32 {
+    let sk: *mut core::ffi::c_void = ctx.arg(0);
+    // SAFETY: argument 0 is a BTF pointer to a full struct sock; the helper gives the storage, or null.
+    unsafe {
+        let map = core::ptr::from_ref(&CONNECTIONS).cast_mut().cast();
+        let this: *mut Connection = bpf_sk_storage_get(map, sk, core::ptr::null_mut(), 0).cast();
+        if this.is_null() {
+            return 0;
+        }
+        if (*this).role == 0 && (*this).opaque == 0 {
+            // What it was is not known, and no more to be.
+            (*this).opaque = Reason::Unknown as u8;
+            count(Loss::ConnectionUnknown);
+        }
+        coverage::settle(this);
+        if (*this).role != 0 && (*this).opaque == 0 && depth(this) != 0 {
+            let is_own = place(this, (*this).answered) == 0;
+            let request = if is_own { &raw mut (*this).request } else { core::ptr::null_mut() };
+            connection::finish(this, request, bpf_ktime_get_ns());
         }
     }
     0

@@ -71,6 +71,12 @@ static KINDS: [u64; 256] = {
     kinds
 };
 
+/// Whether a byte ends a segment.
+#[inline(always)]
+pub(super) fn is_boundary(byte: u8) -> bool {
+    KINDS[byte as usize] >= BOUNDARY
+}
+
 /// [`limit`] of each key.
 static LIMITS: [u8; 128] = {
     let mut limits = [0; 128];

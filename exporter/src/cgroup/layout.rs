@@ -99,7 +99,7 @@ impl Layout {
 }
 
 /// The hierarchy of a controller in the text of /proc/cgroups: `#subsys_name hierarchy num_cgroups enabled`.
-fn number(text: &str, controller: &str) -> Option<u32> {
+pub fn number(text: &str, controller: &str) -> Option<u32> {
     let line = text.lines().map(str::split_whitespace).find_map(|mut fields| {
         (fields.next() == Some(controller)).then(|| fields.next().map(str::to_owned)).flatten()
     });

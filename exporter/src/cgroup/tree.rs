@@ -97,6 +97,8 @@ pub struct Tree {
     /// How many cgroups are directly below a path, over all hierarchies.
     children: FxHashMap<Arc<str>, u32>,
     dying: Vec<NodeKey>,
+    /// What is new since it was asked for.
+    added: Vec<NodeKey>,
     graves: Vec<Grave>,
     scrape: u64,
     /// Directories that could not be read, because their path is too long or they vanished.
@@ -170,6 +172,12 @@ impl Tree {
             workload.alive += 1;
         }
         self.nodes.insert(key, Node { path, workload, oom_kills: Cell::new(0), died: None });
+        self.added.push(key);
+    }
+
+    /// The cgroups that are new since this was asked last.
+    pub fn take_added(&mut self) -> Vec<NodeKey> {
+        std::mem::take(&mut self.added)
     }
 
     /// The workload of a path, made if it is new.

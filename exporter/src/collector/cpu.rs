@@ -261,7 +261,7 @@ impl Collector for Collect {
 }
 
 /// `usage_usec` of a v2 cpu.stat, in ns.
-fn usage(text: &str) -> Option<u64> {
+pub fn usage(text: &str) -> Option<u64> {
     field(text, "usage_usec")?.checked_mul(1000)
 }
 
@@ -295,14 +295,14 @@ fn from_files(tree: &Tree) -> Vec<(WorkloadId, Bandwidth)> {
 }
 
 /// cpu.max is `quota period` in microseconds, or `max period`.
-fn parse_v2(max: &str, stat: &str) -> Option<Bandwidth> {
+pub fn parse_v2(max: &str, stat: &str) -> Option<Bandwidth> {
     let (quota, period) = max.trim().split_once(' ')?;
     let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
     bandwidth(quota, period, stat, field(stat, "throttled_usec")?.checked_mul(1000)?)
 }
 
 /// cpu.cfs_quota_us is -1 without a quota; `throttled_time` is in nanoseconds here.
-fn parse_v1(quota: &str, period: &str, stat: &str) -> Option<Bandwidth> {
+pub fn parse_v1(quota: &str, period: &str, stat: &str) -> Option<Bandwidth> {
     let quota: u64 = quota.trim().parse().ok()?;
     bandwidth(quota, period.trim().parse().ok()?, stat, field(stat, "throttled_time")?)
 }

@@ -1,57 +1,47 @@
 //! HTTP requests. The kernel half is `exporter-ebpf/src/http/`.
 
+mod coverage;
+mod sides;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Context as _;
 use aya::maps::{HashMap as BpfHashMap, MapData};
-use exporter_ebpf::{
-    http::{
-        ACTIVE, Active, CONNECTIONS, FLUSH, ROUTES, RouteKey, RouteLine, SIGNAL,
-        head::TARGET,
-        parse_detail,
-        route::{Route, Text},
-    },
-    series::Family,
+use exporter_ebpf::http::{
+    ACTIVE, Active, CONNECTIONS, FLUSH, ROUTES, RouteKey, RouteLine, SIGNAL, detail, parse_detail,
+    route::{Route, Text},
 };
 
+use self::{
+    coverage::Accounts,
+    sides::{SIDES, Side},
+};
 use super::{Collector, Context, Start};
 use crate::{
-    cgroup::tree::{Released, WorkloadId},
+    cgroup::tree::{NodeKey, Released, Tree, WorkloadId},
     probes::Probes,
-    snapshot::{Kind, Metric, Snapshot},
+    route::Routes,
+    series::{Key, Sum},
+    snapshot::{Histogram, Metric, Snapshot},
     sys::{IterLink, MappedArray},
 };
 
-const LABELS: &[&str] = &["http_request_method", "http_response_status_code", "http_route"];
-
-static SERVER: Metric = Metric::container(
-    "http_server_request_duration_seconds",
-    Kind::Histogram,
-    LABELS,
-    "Requests served: from the first byte of the request at the socket to the last byte of the response.",
-);
-static CLIENT: Metric = Metric::container(
-    "http_client_request_duration_seconds",
-    Kind::Histogram,
-    LABELS,
-    "Requests made: from the first byte of the request at the socket to the last byte of the response.",
-);
-
-static SERVER_ACTIVE: Metric = Metric::container(
-    "http_server_active_requests",
-    Kind::Gauge,
-    &[],
-    "Requests that have arrived and whose response has not begun, in this moment: those that are worked on, and the queue.",
-);
-static CLIENT_ACTIVE: Metric = Metric::container(
-    "http_client_active_requests",
-    Kind::Gauge,
-    &[],
-    "Requests that were made and whose response has not begun, in this moment.",
-);
-
 /// The metrics of this signal.
-pub static METRICS: &[&Metric] = &[&SERVER, &CLIENT, &SERVER_ACTIVE, &CLIENT_ACTIVE];
+pub static METRICS: &[&Metric] = &[
+    SIDES[0].duration,
+    SIDES[1].duration,
+    SIDES[0].first_byte,
+    SIDES[1].first_byte,
+    SIDES[0].request_size,
+    SIDES[1].request_size,
+    SIDES[0].response_size,
+    SIDES[1].response_size,
+    SIDES[0].active,
+    SIDES[1].active,
+    &coverage::SEEN,
+    &coverage::PARSED,
+    &coverage::UNPARSED,
+];
 
 /// Upper bounds of the duration buckets, ns: those of OpenTelemetry's semantic conventions, 5 ms to 10 s.
 pub const DURATION_BOUNDS: [u64; 14] = [
@@ -74,12 +64,18 @@ pub const DURATION_BOUNDS: [u64; 14] = [
 /// The route of requests beyond a cgroup's budget of routes, and of those whose target is not in one segment.
 const OTHER: &str = "other";
 
+/// A row's key without the status.
+fn of_route(key: &Key) -> Key {
+    Key { detail: detail(parse_detail(key.detail).0.map_or(0, |method| method as u8), 0), ..*key }
+}
+
 /// Builds the collector.
 ///
 /// # Errors
 /// When the map of routes cannot be had.
 pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
-    Ok(Box::new(Collect::new(start.probes)?))
+    let named = start.routes.take().context("the user's routes")?;
+    Ok(Box::new(Collect::new(start.probes, named)?))
 }
 
 const NONE: Active = Active { server: 0, client: 0 };
@@ -88,25 +84,88 @@ const NONE: Active = Active { server: 0, client: 0 };
 struct Collect {
     flush: Option<IterLink>,
     active: MappedArray<Active>,
+    coverage: Accounts,
     routes: BpfHashMap<MapData, RouteKey, RouteLine>,
+    /// Those that the user named.
+    named: Routes,
     /// The texts of the routes, by hash, which is that of the text: what a cgroup that is gone had counted keeps its route.
     texts: HashMap<u64, String>,
+    /// The routes of this scrape.
+    seen: HashSet<u64>,
 }
 
 impl Collect {
-    fn new(probes: &mut Probes) -> anyhow::Result<Self> {
+    fn new(probes: &mut Probes, named: Routes) -> anyhow::Result<Self> {
         let flush = if probes.is_attached(FLUSH) {
             let link = probes.iter_map(FLUSH, CONNECTIONS);
             link.inspect_err(|error| {
-                let reason = format!("the last request of an idle connection counts when it ends: {error:#}");
+                let reason =
+                    format!("no requests that wait, and bytes count when connections end: {error:#}");
                 probes.degrade(FLUSH, reason);
             })
             .ok()
         } else {
             None
         };
-        let active = probes.array(ACTIVE)?;
-        Ok(Self { flush, active, routes: probes.take(ROUTES)?, texts: HashMap::new() })
+        let (active, coverage) = (probes.array(ACTIVE)?, Accounts::new(probes)?);
+        let (routes, texts, seen) = (probes.take(ROUTES)?, HashMap::new(), HashSet::new());
+        Ok(Self { flush, active, coverage, routes, named, texts, seen })
+    }
+
+    /// Emits what one side has; the workloads that ever had a request.
+    fn emit(&mut self, side: &Side, context: &Context<'_>, out: &mut Snapshot) -> BTreeMap<WorkloadId, u64> {
+        let [whole, long, first] = side.families.map(|family| context.rows(family));
+        let mut durations: BTreeMap<Key, Sum> = BTreeMap::new();
+        let mut firsts: BTreeMap<Key, Sum> = BTreeMap::new();
+        for (key, sum) in &first {
+            firsts.entry(of_route(key)).or_default().merge(sum);
+        }
+        for (key, sum) in &whole {
+            // What came in one segment had its first byte when it had its last.
+            firsts.entry(of_route(key)).or_default().merge(sum);
+        }
+        let mut sizes: BTreeMap<Key, [u64; 3]> = BTreeMap::new();
+        for (key, sum) in whole.into_iter().chain(long) {
+            let [count, requests, responses] = sizes.entry(of_route(&key)).or_default();
+            *count += sum.count();
+            *requests += sum.received;
+            *responses += sum.bytes;
+            durations.entry(key).or_default().merge(&sum);
+        }
+        let active = durations.keys().map(|key| (key.workload, 0)).collect();
+        let mut family = out.family(side.duration);
+        let mut texts = BTreeMap::new();
+        for (key, sum) in durations {
+            let (Some(workload), (Some(method), status)) =
+                (context.tree.get(key.workload), parse_detail(key.detail))
+            else {
+                continue;
+            };
+            let Some(route) = self.text(sum.slot, key.route) else { continue };
+            let status = status.to_string();
+            family.histogram(
+                &workload.labels,
+                &[method.as_str(), &status, &route],
+                sum.histogram(&DURATION_BOUNDS),
+            );
+            texts.insert(of_route(&key), (workload, method.as_str(), route));
+        }
+        family = out.family(side.first_byte);
+        for (key, (workload, method, route)) in &texts {
+            if let Some(sum) = firsts.remove(key) {
+                family.histogram(&workload.labels, &[method, route], sum.histogram(&DURATION_BOUNDS));
+            }
+        }
+        for (at, metric) in [(1, side.request_size), (2, side.response_size)] {
+            let family = out.family(metric);
+            for (key, (workload, method, route)) in &texts {
+                let Some(sizes) = sizes.get(key) else { continue };
+                let (sum, count) = (sizes[at] as f64, sizes[0]);
+                let histogram = Histogram { buckets: Vec::new(), sum, count, fine: None };
+                family.histogram(&workload.labels, &[method, route], histogram);
+            }
+        }
+        active
     }
 
     /// Emits the requests that wait, of server and client; `counts` has the workloads that are shown in any case.
@@ -124,8 +183,8 @@ impl Collect {
                 }
             }
         }
-        for (metric, counts) in [&SERVER_ACTIVE, &CLIENT_ACTIVE].into_iter().zip(counts) {
-            let family = out.family(metric);
+        for (side, counts) in SIDES.iter().zip(counts) {
+            let family = out.family(side.active);
             for (workload, count) in counts {
                 if let Some(workload) = context.tree.get(workload) {
                     family.value(&workload.labels, &[], count as f64);
@@ -139,6 +198,10 @@ impl Collect {
         if route == 0 {
             return Some(OTHER.to_owned());
         }
+        if let Some(name) = self.named.name(route) {
+            return Some(name.to_owned());
+        }
+        self.seen.insert(route);
         if !self.texts.contains_key(&route) {
             let line = self.routes.get(&RouteKey { route, slot, reserved: 0 }, 0).ok()?;
             self.texts.insert(route, name(&line));
@@ -150,7 +213,7 @@ impl Collect {
 /// The route of a request line: what the kernel hashed, as text.
 pub fn name(line: &RouteLine) -> String {
     let mut route = Route::new(Text::new());
-    for &byte in line.bytes.iter().skip(line.target as usize).take(TARGET) {
+    for &byte in line.bytes.iter().skip(line.target as usize) {
         if !route.push(byte) {
             return route.finish(false).as_str().to_owned();
         }
@@ -163,6 +226,10 @@ impl Collector for Collect {
         SIGNAL.name
     }
 
+    fn admit(&mut self, tree: &Tree, cgroup: NodeKey) {
+        self.named.admit(tree, cgroup);
+    }
+
     fn settle(&mut self) -> anyhow::Result<()> {
         for slot in 0..self.active.len() {
             if self.active.get(slot).is_some_and(|active| active != NONE) {
@@ -173,36 +240,21 @@ impl Collector for Collect {
     }
 
     fn collect(&mut self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
-        let mut seen = HashSet::new();
-        let mut active = [BTreeMap::new(), BTreeMap::new()];
-        for (side, (metric, family)) in
-            [(&SERVER, Family::HttpServer), (&CLIENT, Family::HttpClient)].into_iter().enumerate()
-        {
-            let rows = context.rows(family);
-            // Who ever had a request has none now, unless it is counted below.
-            active[side].extend(rows.iter().map(|(key, _)| (key.workload, 0)));
-            let family = out.family(metric);
-            for (key, sum) in rows {
-                let (Some(workload), (Some(method), status)) =
-                    (context.tree.get(key.workload), parse_detail(key.detail))
-                else {
-                    continue;
-                };
-                seen.insert(key.route);
-                let Some(route) = self.text(sum.slot, key.route) else { continue };
-                let status = status.to_string();
-                let values = [method.as_str(), &status, &route];
-                family.histogram(&workload.labels, &values, sum.histogram(&DURATION_BOUNDS));
-            }
-        }
+        self.seen.clear();
+        // Who ever had a request has none now, unless it is counted below.
+        let active = [&SIDES[0], &SIDES[1]].map(|side| self.emit(side, context, out));
+        let seen = &self.seen;
         self.texts.retain(|route, _| seen.contains(route));
         if self.flush.is_some() {
             self.emit_active(context, active, out);
         }
+        self.coverage.emit(context, out);
         Ok(())
     }
 
-    fn release(&mut self, _released: &Released, slot: Option<u32>) {
+    fn release(&mut self, released: &Released, slot: Option<u32>) {
+        self.named.release(released.key);
+        self.coverage.release(released, slot);
         let Some(slot) = slot else { return };
         let gone = self.routes.keys().flatten().filter(|key| key.slot == slot);
         for key in gone.collect::<Vec<_>>() {

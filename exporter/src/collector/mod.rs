@@ -14,9 +14,10 @@ use exporter_ebpf::{
 };
 
 use crate::{
-    cgroup::tree::{Released, Tree, WorkloadId},
+    cgroup::tree::{NodeKey, Released, Tree, WorkloadId},
     config::Agent,
     probes::Probes,
+    route::Routes,
     series::{Key, Series, Sum},
     slots::Slots,
     snapshot::{Metric, Snapshot},
@@ -50,6 +51,9 @@ impl Context<'_> {
 pub trait Collector: Send {
     /// The signal's name.
     fn name(&self) -> &'static str;
+
+    /// A cgroup was made, or found.
+    fn admit(&mut self, _tree: &Tree, _cgroup: NodeKey) {}
 
     /// Has the kernel half bring its counters up to date, before any are read.
     ///
@@ -87,6 +91,8 @@ pub struct Start<'a> {
     pub tree: &'a Tree,
     /// The kernel's counters; none when the kernel half could not be loaded.
     pub counters: Option<&'a (Slots, Series)>,
+    /// The user's routes, for the collector that takes them; none when the kernel half could not be loaded.
+    pub routes: Option<Routes>,
     /// What the user wants.
     pub config: &'a Agent,
 }

@@ -133,7 +133,7 @@ fn from_files(tree: &Tree, wants: impl Fn(&str) -> bool) -> Vec<(WorkloadId, Tot
 }
 
 /// The `total` of a line `some avg10=… avg60=… avg300=… total=MICROSECONDS`.
-fn total(text: &str, kind: &str) -> Option<u64> {
+pub fn total(text: &str, kind: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?;
     line.rsplit_once("total=")?.1.trim().parse().ok()
 }

@@ -89,12 +89,22 @@ fn a_head_in_pieces_is_one_request() {
         "send \\r\\n",
         "answer",
     ]);
-    // The target goes on in the second segment: the request counts, but nobody knows for which route.
-    talk.all(&["send GET /lo", "send ng HTTP/1.1\\r\\n\\r\\n", "answer", "close"]);
-    let scrape = lab.settled(2, 2);
-    assert_eq!(lab.counts(&scrape, &[("http_route", "/a")]), (1, 1), "{}", lab.story(&scrape));
-    assert_eq!(lab.counts(&scrape, &[("http_route", "other")]), (1, 1), "{}", lab.story(&scrape));
-    assert_eq!(Lab::lost(&scrape, "request_line_split"), 2, "one at each side: {}", lab.story(&scrape));
+    // The target goes on in the second segment, the method in a third.
+    talk.all(&["send GET /lo", "send ng HTTP/1.1\\r\\n\\r\\n", "answer"]);
+    talk.all(&[
+        "send G",
+        "send ET",
+        "send  /me",
+        "send thod H",
+        "send TTP/1.1\\r\\n\\r\\n",
+        "answer",
+        "close",
+    ]);
+    let scrape = lab.settled(3, 3);
+    for route in ["/a", "/long", "/method"] {
+        assert_eq!(lab.counts(&scrape, &[("http_route", route)]), (1, 1), "{route}: {}", lab.story(&scrape));
+    }
+    assert_eq!(Lab::lost_in_all(&scrape), 0, "{}", lab.story(&scrape));
 }
 
 /// Twice each on one connection: the second shows what the first left behind.

@@ -75,6 +75,8 @@ fn what_is_unknown_is_told_of() {
         }
         talk.all(&["half", "eof"]);
     }
+    // The server said nothing, so that it might still have been the body of a request from before the agent, up to the end.
+    talk.say("close");
     assert_eq!(only_lost(&lab, "connection_unknown", 20), (0, 0));
 }
 
@@ -87,18 +89,13 @@ fn an_upgrade_is_told_of() {
     assert_eq!(only_lost(&lab, "connection_upgraded", 2), (1, 1));
 }
 
+/// More requests than are kept of a connection that waits for its first answer.
 #[test]
-fn pipelining_is_told_of() {
+fn a_pipeline_that_is_too_long_is_told_of() {
     let (lab, _server, mut talk) = lab();
-    talk.all(&[
-        "send GET /delay/200 HTTP/1.1\\r\\n\\r\\n",
-        "send GET /b HTTP/1.1\\r\\n\\r\\n",
-        "answer",
-        "answer",
-    ]);
-    only_lost(&lab, "request_pipelined", 2);
-    talk.say("close");
-    lab.settled(1, 1);
+    let requests = "GET /b HTTP/1.1\\r\\n\\r\\n".repeat(40);
+    talk.all(&[&format!("send GET /delay/200 HTTP/1.1\\r\\n\\r\\n{requests}"), "answer"]);
+    assert_eq!(only_lost(&lab, "request_pipelined", 2), (0, 0));
 }
 
 /// A connection that is older than the agent: from its next request on.

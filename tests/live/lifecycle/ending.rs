@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     net::TcpListener,
     os::unix::process::ExitStatusExt as _,
     process::{Command, Output},
@@ -11,18 +10,9 @@ use std::{
 use aya::programs::{loaded_links, loaded_programs};
 use podmeter_tests::{
     agent::{Agent, binary},
+    temp::TempDir,
     wait,
 };
-
-/// The numbers of the BPF objects of a kind that a process has open: `prog`, `link`.
-fn held(agent: &Agent, kind: &str) -> BTreeSet<u32> {
-    let descriptors = fs::read_dir(format!("/proc/{}/fdinfo", agent.child.id())).expect("it runs");
-    let texts = descriptors.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok());
-    let start = format!("{kind}_id:");
-    texts
-        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix(&start)?.trim().parse().ok()))
-        .collect()
-}
 
 fn programs() -> BTreeSet<u32> {
     loaded_programs().flatten().map(|program| program.id()).collect()
@@ -36,7 +26,7 @@ fn links() -> BTreeSet<u32> {
 fn nothing_stays_attached_however_the_agent_ends() {
     for (signal, code) in [("TERM", Some(0)), ("INT", Some(0)), ("KILL", None)] {
         let agent = Agent::start(&[]);
-        let (own_programs, own_links) = (held(&agent, "prog"), held(&agent, "link"));
+        let (own_programs, own_links) = (agent.held("prog"), agent.held("link"));
         assert!(
             own_programs.is_subset(&programs()) && own_links.is_subset(&links()),
             "they are the kernel's too"
@@ -70,13 +60,26 @@ fn a_port_in_use_is_one_line_that_names_the_flag() {
 }
 
 #[test]
+fn a_mistake_in_a_file_of_routes_is_one_line_that_names_it() {
+    let directory = TempDir::new("routes");
+    let file = directory.file("routes", "/users/{id}\n/users/{id\n");
+    let (output, said) = run(&["agent", "--route-file", &file, "--log-format", "text"]);
+    assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains(&file) && said.contains("line 2") && said.contains("{name...}"), "{said}");
+    let (output, said) = run(&["agent", "--route-file", "/nonexistent/routes", "--log-format", "text"]);
+    assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("cannot read routes from /nonexistent/routes"), "{said}");
+}
+
+#[test]
 fn a_mistake_on_the_command_line_is_one_line() {
-    let mistakes: [(&[&str], &str); 5] = [
+    let mistakes: [(&[&str], &str); 6] = [
         (&["agent", "--nonsense"], "--nonsense"),
         (&["agent", "--max-cgroups", "3"], "--max-cgroups"),
         (&["agent", "--listen", "localhost"], "--listen"),
         (&["agent", "--signals", "cpu,dns"], "dns"),
         (&["agent", "--log-level", "loud"], "loud"),
+        (&["agent", "--route", "/a,users/{id}"], "a pattern begins with a slash"),
     ];
     for (arguments, what) in mistakes {
         let (output, said) = run(arguments);

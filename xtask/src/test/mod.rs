@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold, on a fresh machine too.
 
+mod fuzz;
 mod report;
 mod steps;
 
@@ -13,7 +14,8 @@ pub(crate) use report::Tally;
 /// Run every check and every test, on a fresh machine too.
 ///
 /// Installs what is missing, rebuilds the kernel object from source, checks format, lints, licences and documents, then
-/// runs the unit tests and, as root, the live tests on this kernel and, in virtual machines, on others. Stops at the first step that fails and closes with
+/// runs the unit tests, fuzzes for a minute and, as root, runs the live tests on this kernel and, in virtual machines, on
+/// others. Stops at the first step that fails and closes with
 /// one line that counts the tests. With CI set in the environment a stale checked-in object is a failure too.
 #[derive(Args)]
 pub(crate) struct Options {

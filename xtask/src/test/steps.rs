@@ -5,7 +5,7 @@ use std::{env, process::Command};
 use anyhow::{Result, bail};
 
 use super::{
-    Options,
+    Options, fuzz,
     report::{Report, Tally},
 };
 use crate::{
@@ -61,6 +61,9 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
         report.step("METRICS.md is current", |_| doc::run(&doc::Options { check: true }))?;
     }
     report.step("tests", |tally| tests(&["test", "--workspace", "--no-fail-fast"], filter, tally))?;
+    if filter.is_none() {
+        report.step("fuzzing", |_| fuzz::targets())?;
+    }
     if live {
         let agent = ["build", "--package=podmeter", "--bins"];
         report.step("the agent that the live tests start", |_| run_command(&mut cargo(agent)?))?;

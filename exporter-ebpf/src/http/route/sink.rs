@@ -44,7 +44,7 @@ pub struct Hash {
 
 impl Hash {
     /// Odd, with bits all over: 2^64 divided by the golden ratio.
-    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    pub(crate) const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
     /// Of nothing.
     #[expect(clippy::new_without_default, reason = "a hash of nothing is no default of anything")]

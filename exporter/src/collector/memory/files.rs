@@ -55,8 +55,8 @@ fn note(tree: &Tree, hierarchy: HierarchyIndex, workload: &Workload, kills: Opti
     }
 }
 
-/// The root has no `memory.current`: its usage is what the kernel says of v1's root (`mem_cgroup_usage`), and runc of v2's.
-fn v2(current: Option<&str>, stat: &str, read: impl Fn(&str) -> Option<String>) -> Option<Values> {
+/// What v2's files say: `memory.current`, `memory.stat`, and those that `read` reads. The root has no `memory.current`: its usage is what the kernel says of v1's root (`mem_cgroup_usage`), and runc of v2's.
+pub fn v2(current: Option<&str>, stat: &str, read: impl Fn(&str) -> Option<String>) -> Option<Values> {
     let stat = Stat(stat);
     Some(Values {
         usage: match current {
@@ -78,7 +78,8 @@ fn v2(current: Option<&str>, stat: &str, read: impl Fn(&str) -> Option<String>) 
     })
 }
 
-fn v1(usage: &str, stat: &str, read: impl Fn(&str) -> Option<String>) -> Option<Values> {
+/// What v1's files say: `memory.usage_in_bytes`, `memory.stat`, and those that `read` reads.
+pub fn v1(usage: &str, stat: &str, read: impl Fn(&str) -> Option<String>) -> Option<Values> {
     let stat = Stat(stat);
     let limit = read("memory.limit_in_bytes").and_then(|text| number(&text));
     Some(Values {

@@ -1,0 +1,187 @@
+//! A packet: its TCP header, its payload, its time.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_ktime_get_ns, generated::bpf_skb_load_bytes},
+};
+
+use super::framing::{Cursor, Source, get, opaque, set};
+
+pub(super) const FIN: u8 = 1;
+const SYN: u8 = 2;
+pub(super) const RST: u8 = 4;
+
+/// How many bytes of a payload tell whether it is the same as another.
+pub(super) const MEMO: u32 = 64;
+
+/// The payload of a packet.
+pub(super) struct Packet {
+    /// The context of the program.
+    pub(super) skb: *mut __sk_buff,
+    /// Where the payload begins.
+    pub(super) offset: u32,
+}
+
+impl Source for Packet {
+    #[inline(always)]
+    unsafe fn load(&self, at: u32, to: *mut u8, len: u32) -> bool {
+        // SAFETY: the caller's.
+        unsafe { bpf_skb_load_bytes(self.skb.cast(), self.offset.wrapping_add(at), to.cast(), len) == 0 }
+    }
+}
+
+/// A TCP segment.
+pub(super) struct Segment {
+    pub(super) skb: *mut __sk_buff,
+    pub(super) ingress: bool,
+    /// Where the TCP header begins in the packet.
+    pub(super) tcp: u32,
+    /// Where the payload begins, and how long it is.
+    pub(super) offset: u32,
+    pub(super) len: u32,
+    pub(super) seq: u32,
+    pub(super) ack: u32,
+    pub(super) flags: u8,
+}
+
+impl Segment {
+    #[inline(always)]
+    pub(super) fn parse(skb: *mut __sk_buff, ingress: bool) -> Option<Self> {
+        // SAFETY: the verifier checks each load against `data_end`. TCP has pulled the headers into the linear part.
+        unsafe {
+            let data = (*skb).data as usize as *const u8;
+            let end = (*skb).data_end as usize as *const u8;
+            if data.add(40) > end {
+                return None;
+            }
+            let first = *data;
+            let ip = if first >> 4 == 4 {
+                if *data.add(9) != 6 {
+                    return None;
+                }
+                usize::from(first & 15) * 4
+            } else {
+                if *data.add(6) != 6 {
+                    return None;
+                }
+                40
+            };
+            let tcp = data.add(ip);
+            if tcp.add(20) > end {
+                return None;
+            }
+            let flags = *tcp.add(13);
+            // A SYN takes a sequence number before the payload.
+            let seq = word(tcp.add(4)).wrapping_add(u32::from(flags & SYN) >> 1);
+            let ack = word(tcp.add(8));
+            let offset = ip as u32 + u32::from(*tcp.add(12) >> 4) * 4;
+            let len = (*skb).len;
+            let len = if len > offset { len - offset } else { 0 };
+            Some(Self { skb, ingress, tcp: ip as u32, offset, len, seq, ack, flags })
+        }
+    }
+
+    /// Now, ns of CLOCK_MONOTONIC.
+    #[inline(always)]
+    pub(super) fn now(&self) -> u64 {
+        // SAFETY: the context of the program.
+        unsafe { clock(self.skb, self.ingress) }
+    }
+
+    /// Copies the payload's first bytes to the window and zeroes what is missing of [`MEMO`] bytes.
+    ///
+    /// # Safety
+    /// `cursor` is valid.
+    #[inline(always)]
+    pub(super) unsafe fn peek(&self, cursor: *mut Cursor) -> bool {
+        // SAFETY: within the window.
+        unsafe {
+            let window = (&raw mut (*cursor).window).cast::<u64>();
+            let mut i = 0;
+            while i < MEMO as usize / 8 {
+                // Volatile, or LLVM calls a memset that goes byte by byte.
+                set(window.add(i), 0);
+                i += 1;
+            }
+            let mut len = opaque(self.len);
+            if len == 0 {
+                return false;
+            }
+            if len > u64::from(MEMO) {
+                len = u64::from(MEMO);
+            }
+            bpf_skb_load_bytes(self.skb.cast(), self.offset, window.cast(), len as u32) == 0
+        }
+    }
+
+    /// A hash of what [`Self::peek`] loaded and of the payload's length; never 0.
+    ///
+    /// # Safety
+    /// As [`Self::peek`].
+    #[inline(always)]
+    pub(super) unsafe fn memo(&self, cursor: *const Cursor) -> u64 {
+        let mut hash = mix(0, u64::from(self.len));
+        // SAFETY: within the window.
+        unsafe {
+            let window = (&raw const (*cursor).window).cast::<u64>();
+            let mut i = 0;
+            while i < MEMO as usize / 8 {
+                hash = mix(hash, get(window.add(i)));
+                i += 1;
+            }
+        }
+        hash
+    }
+}
+
+/// Goes on with a hash; never 0.
+#[inline(always)]
+pub(super) const fn mix(hash: u64, word: u64) -> u64 {
+    let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    // The upper bits depend on all of a factor, the lower ones on few.
+    (product ^ product >> 32) | 1
+}
+
+/// # Safety
+/// Four bytes are there.
+#[inline(always)]
+unsafe fn word(place: *const u8) -> u32 {
+    // SAFETY: the caller's.
+    unsafe { u32::from_be(place.cast::<u32>().read_unaligned()) }
+}
+
+/// TCP stamps what it sends, so that only arrivals cost a clock read.
+///
+/// # Safety
+/// `skb` is the context of the program.
+#[inline(always)]
+unsafe fn clock(skb: *mut __sk_buff, ingress: bool) -> u64 {
+    // SAFETY: the caller's; a helper without arguments.
+    unsafe {
+        if !ingress {
+            let stamp = (*skb).tstamp;
+            if stamp != 0 {
+                return stamp;
+            }
+        }
+        bpf_ktime_get_ns()
+    }
+}
+
+/// Now, read once for a packet.
+///
+/// # Safety
+/// `skb` is the context of the program, `cursor` valid.
+#[inline(always)]
+pub(super) unsafe fn now(skb: *mut __sk_buff, cursor: *mut Cursor) -> u64 {
+    // SAFETY: the caller's.
+    unsafe {
+        let known = get(&raw const (*cursor).now);
+        if known != 0 {
+            return known;
+        }
+        let now = clock(skb, get(&raw const (*cursor).ingress) != 0);
+        set(&raw mut (*cursor).now, now);
+        now
+    }
+}
