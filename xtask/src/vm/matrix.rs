@@ -99,7 +99,7 @@ pub(super) struct Signal {
 pub(super) struct Choice<'a> {
     pub(super) kernels: &'a [String],
     pub(super) legs: &'a [String],
-    pub(super) filter: Option<&'a str>,
+    pub(super) filters: &'a [String],
 }
 
 /// Where the results of the last run are.
@@ -125,7 +125,7 @@ pub(super) fn execute(
             }
             println!("\n--> kernel {name}, {}", leg.name);
             let mut one = Found::new(name, &kernel.title(), &leg.name);
-            if !place(&support, leg, &mut one, choice.filter, limits, tally)? {
+            if !place(&support, leg, &mut one, choice.filters, limits, tally)? {
                 failed.push(format!("{name} ({})", leg.name));
             }
             found.push(one);
@@ -158,17 +158,14 @@ fn place(
     support: &Support,
     leg: &Leg,
     found: &mut Found,
-    filter: Option<&str>,
+    filters: &[String],
     limits: &Limits,
     tally: &mut Tally,
 ) -> Result<bool> {
     let told = root()?.join(RESULTS).with_file_name(format!("told-{}", std::process::id()));
     fs::create_dir_all(told.parent().context("a folder")?)?;
     let mut command = cargo(["test", "--package=podmeter-tests", "--test=live", "--no-fail-fast", "--"])?;
-    match filter {
-        Some(filter) => command.arg(filter),
-        None => command.args(&leg.tests),
-    };
+    command.args(if filters.is_empty() { &leg.tests } else { filters });
     command.arg("--test-threads=1");
     for absent in support.test.iter().filter(|row| row.is_of(&found.kernel, &found.leg)) {
         println!("NOT RUN here: {}: {}", absent.names.join(", "), absent.reason);
