@@ -70,7 +70,8 @@ fn dd(cgroup: &Cgroup, arguments: &[&str]) -> Done {
 fn controller(cgroup: &Cgroup, file: &str, disk: &Disk, what: &str) -> Option<u64> {
     let text = fs::read_to_string(cgroup.controller("io").join(file)).ok()?;
     let start = format!("{} {what} ", disk.numbers);
-    text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
+    // Where it does not count it may list the device all the same, with 0 (6.1).
+    text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok()).filter(|count| *count > 0)
 }
 
 /// What io.stat has of a disk, for reads, then for writes: operations and bytes, since the cgroup was made.
