@@ -2,9 +2,6 @@
 // k8s.io/kubernetes replaces its staging repositories by relative paths; replaces of a dependency do not apply, so they are
 // given again here, by version.
 module podmeter/tests/kubernetes
-// k8s.io/kubernetes replaces its staging repositories by relative paths; replaces of a
-// dependency do not apply, so they are given again here, by version.
-module kubeplane.local/build
 
 go 1.26.0
 

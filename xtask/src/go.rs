@@ -66,6 +66,23 @@ impl Module {
     }
 }
 
+/// The folder of a published module, `PATH@VERSION`: for what lies in it beside programs.
+pub(crate) fn source(module: &str, why: &str) -> Result<PathBuf> {
+    folder(&go(why)?, module)
+}
+
+/// Where a Go keeps a module, after fetching it.
+fn folder(go: &Path, module: &str) -> Result<PathBuf> {
+    let said = output(
+        Command::new(go)
+            .args(["mod", "download", "-json", module])
+            .env("GOTOOLCHAIN", "local")
+            .current_dir("/"),
+    )?;
+    let said: serde_json::Value = serde_json::from_str(&said).context("what go says of a module")?;
+    Ok(said["Dir"].as_str().with_context(|| format!("go has no folder of {module}"))?.into())
+}
+
 /// A Go that is new enough.
 fn go(why: &str) -> Result<PathBuf> {
     let known = [find("go"), Some(PathBuf::from("/usr/local/go/bin/go"))];
@@ -105,14 +122,7 @@ fn fetch(why: &str) -> Result<()> {
     };
     println!("fetching Go {GO}: needed {why}");
     let module = format!("golang.org/toolchain@v0.0.1-go{GO}.linux-{arch}");
-    let said = output(
-        Command::new(go)
-            .args(["mod", "download", "-json", &module])
-            .env("GOTOOLCHAIN", "local")
-            .current_dir("/"),
-    )?;
-    let said: serde_json::Value = serde_json::from_str(&said).context("what go says of a module")?;
-    let source = said["Dir"].as_str().with_context(|| format!("go has no folder of {module}"))?;
+    let source = folder(&go, &module)?;
     let to = cache()?.join(format!("go-{GO}"));
     fs::create_dir_all(to.parent().context("a cache")?)?;
     run(Command::new("cp").args(["--recursive", "--no-target-directory"]).arg(source).arg(&to))?;

@@ -260,12 +260,12 @@ impl Segment {
                     return;
                 }
                 set(&raw mut (*cursor).at, seen);
-            } else if known != 0 && state != UNKNOWN && state != CLOSE {
-                if self.ingress {
+            } else if known != 0 && state != UNKNOWN {
+                if self.ingress && state != CLOSE {
                     self.hold(this);
                     return;
                 }
-                // It left unseen.
+                // It left unseen, or it is what goes on to the end of the connection.
                 http_cross(self.skb, this, cursor, u32::from(requests), known);
             }
             self.read(this, cursor, stream, requests, 0);
@@ -431,7 +431,13 @@ impl Segment {
     /// What leaves says what has arrived: bytes of the other direction that it acknowledges and that were not seen, or were taken
     /// for early, are not waited for any longer.
     #[inline(always)]
-    unsafe fn notice_missed(&self, this: *mut Connection, cursor: *mut Cursor, other: *mut Stream, requests: bool) {
+    unsafe fn notice_missed(
+        &self,
+        this: *mut Connection,
+        cursor: *mut Cursor,
+        other: *mut Stream,
+        requests: bool,
+    ) {
         // SAFETY: the caller's.
         unsafe {
             let missed = self.ack.wrapping_sub((*other).next);
@@ -496,7 +502,11 @@ extern "C" fn http_cross(
         let stream = if requests != 0 { &raw mut (*this).requests } else { &raw mut (*this).responses };
         let state = get(&raw const (*stream).state);
         let left = get(&raw const (*stream).left);
-        if state == UNKNOWN || state == CLOSE {
+        if state == UNKNOWN {
+            return 0;
+        }
+        if state == CLOSE {
+            set(&raw mut (*stream).body, get(&raw const (*stream).body) + u64::from(bytes));
             return 0;
         }
         if (state == BODY || state == DATA) && left >= u64::from(bytes) {

@@ -74,7 +74,7 @@ impl Guard {
                 ensure!(!token(&file)?.is_empty(), "there is no token in {}", file.display());
                 Policy::Token(file)
             }
-            Auth::Kubernetes => Policy::Kubernetes(Box::new(Reviewer::new(config.kube.clone()))),
+            Auth::Kubernetes => Policy::Kubernetes(Box::new(Reviewer::new(config.kube.clone())?)),
         };
         if tls.is_none() && !matches!(policy, Policy::Open) && !config.listen.ip().is_loopback() {
             warn!(listen = %config.listen, "tokens come in plain text: give --tls-cert and --tls-key");

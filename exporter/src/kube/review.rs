@@ -63,9 +63,13 @@ impl std::fmt::Debug for Reviewer {
 
 impl Reviewer {
     /// Knows nobody yet.
-    pub fn new(config: config::Kube) -> Self {
+    ///
+    /// # Errors
+    /// When nothing tells where the API server is.
+    pub fn new(config: config::Kube) -> anyhow::Result<Self> {
+        Way::to_api(&config)?;
         let (client, answers) = (Mutex::default(), Mutex::default());
-        Self { config, client, answers, asked: Semaphore::new(ASKED) }
+        Ok(Self { config, client, answers, asked: Semaphore::new(ASKED) })
     }
 
     /// What becomes of a token.

@@ -5,7 +5,7 @@ use std::{env, process::Command};
 use anyhow::{Result, bail};
 
 use super::{
-    Options, fuzz,
+    Options, deploy, fuzz,
     report::{Report, Tally},
 };
 use crate::{
@@ -44,7 +44,7 @@ const LIVE_TOOLS: [(&str, &str); 18] = [
 ];
 
 /// Debian's is too old for native histograms as they are now. Without the tags it wants modules that are not to be had.
-const PROMETHEUS: Module = Module {
+pub(super) const PROMETHEUS: Module = Module {
     name: "prometheus",
     package: "github.com/prometheus/prometheus/cmd/prometheus",
     version: "v0.316.0",
@@ -83,7 +83,7 @@ const ETCD: Module = Module {
 };
 
 /// What the live tests find by a variable.
-const BUILT: [(&str, &Module); 4] = [
+pub(super) const BUILT: [(&str, &Module); 4] = [
     ("PODMETER_PROMETHEUS", &PROMETHEUS),
     ("PODMETER_ETCD", &ETCD),
     ("PODMETER_KUBE_APISERVER", &API_SERVER),
@@ -135,6 +135,8 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
         );
         report.tally.skipped += 1;
     }
+    report.step("programs for the files of deploy/", |_| deploy::programs())?;
+    report.step("deploy/ as real programs take it", |tally| deploy::tests(filter, live, tally))?;
     if let Some(filter) = filter
         && report.tally == Tally::default()
     {
@@ -194,7 +196,7 @@ fn live_tests(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     watched(&mut command, &LIVE, tally)
 }
 
-fn watched(command: &mut Command, arguments: &[&str], tally: &mut Tally) -> Result<()> {
+pub(super) fn watched(command: &mut Command, arguments: &[&str], tally: &mut Tally) -> Result<()> {
     if !watch(command, |line| tally.add(line))? {
         bail!("`cargo {}` failed; what it printed is above", arguments.join(" "));
     }
