@@ -340,23 +340,30 @@ pub(super) extern "C" fn http_blind(this: *mut Connection, reason: u32, loss: u3
     0
 }
 
-/// Makes sure that user space can name the route of the request line in the window; 0 (`other`) when its cgroup's budget of routes
-/// is spent.
+/// Makes sure that user space can name the route of a request line; 0 (`other`) when its cgroup's budget of routes is spent.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) extern "C" fn http_admit(slot: u32, route: u64, cursor: *const Cursor) -> u64 {
+pub(super) extern "C" fn http_admit(slot: u32, route: u64, line: *const RouteLine) -> u64 {
     let key = RouteKey { route, slot, reserved: 0 };
     if ROUTES.get_ptr(&key).is_some() {
         return route;
     }
     let Some(owner) = owner(slot) else { return 0 };
-    if cursor.is_null() {
+    if line.is_null() {
         return 0;
     }
     // SAFETY: the verifier's; an array element. Several CPUs may pass at once: the budget can be exceeded by their number.
     unsafe {
-        let line = &*(&raw const (*cursor).target).cast::<RouteLine>();
-        if (*owner).routes >= u64::from(HTTP_ROUTE_BUDGET.load()) || ROUTES.insert(&key, line, 0).is_err() {
+        // Verifiers before 6.2 take no value from memory of whose kind they know nothing: it is copied to the stack, by words.
+        let mut copy = core::mem::MaybeUninit::<[u64; size_of::<RouteLine>() / 8]>::uninit();
+        let (from, to) = (line.cast::<u64>(), copy.as_mut_ptr().cast::<u64>());
+        let mut i = 0;
+        while i < size_of::<RouteLine>() / 8 {
+            set(to.add(i), get(from.add(i)));
+            i += 1;
+        }
+        let is_spent = (*owner).routes >= u64::from(HTTP_ROUTE_BUDGET.load());
+        if is_spent || ROUTES.insert(&key, &*copy.as_ptr().cast(), 0).is_err() {
             count(Loss::SeriesRows);
             return 0;
         }

@@ -148,6 +148,15 @@ pub(super) fn opaque(value: u32) -> u64 {
     value
 }
 
+/// A length of 1 to `most`, cut if need be; `len` is not 0. Verifiers before 6.8 learn nothing of a comparison with 0: here the least
+/// is 1 by construction.
+#[inline(always)]
+pub(super) fn at_most(len: u32, most: u32) -> u64 {
+    let most = u64::from(most - 1);
+    let last = opaque(len.wrapping_sub(1));
+    (if last > most { most } else { last }) + 1
+}
+
 /// Eight bytes of the window, however they are aligned.
 ///
 /// # Safety
@@ -201,11 +210,9 @@ pub(super) unsafe fn fill(source: &impl Source, cursor: *mut Cursor) -> bool {
     // SAFETY: the caller's; at most WINDOW bytes are loaded.
     unsafe {
         let at = get(&raw const (*cursor).at);
-        let mut len = opaque(get(&raw const (*cursor).end).wrapping_sub(at));
-        if len > WINDOW as u64 {
-            len = WINDOW as u64;
-        }
-        if len == 0 || !source.load(at, (&raw mut (*cursor).window).cast(), len as u32) {
+        let rest = get(&raw const (*cursor).end).wrapping_sub(at);
+        let len = at_most(rest, WINDOW as u32);
+        if rest == 0 || !source.load(at, (&raw mut (*cursor).window).cast(), len as u32) {
             return false;
         }
         set(&raw mut (*cursor).base, at);

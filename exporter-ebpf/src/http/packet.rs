@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::{bpf_ktime_get_ns, generated::bpf_skb_load_bytes},
 };
 
-use super::framing::{Cursor, Source, get, opaque, set};
+use super::framing::{Cursor, Source, at_most, get, set};
 
 pub(super) const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -103,13 +103,10 @@ impl Segment {
                 set(window.add(i), 0);
                 i += 1;
             }
-            let mut len = opaque(self.len);
-            if len == 0 {
+            if self.len == 0 {
                 return false;
             }
-            if len > u64::from(MEMO) {
-                len = u64::from(MEMO);
-            }
+            let len = at_most(self.len, MEMO);
             bpf_skb_load_bytes(self.skb.cast(), self.offset, window.cast(), len as u32) == 0
         }
     }

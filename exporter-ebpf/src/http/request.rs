@@ -6,7 +6,7 @@ use super::{
     RouteLine,
     connection::{self, Connection, begin, depth, http_admit},
     coverage::{Reason, charge},
-    framing::{Cursor, Source as _, Stream, WINDOW, fill, get, opaque, scan, set},
+    framing::{Cursor, Source as _, Stream, WINDOW, at_most, fill, get, opaque, scan, set},
     head::{HEAD, METHOD, Method, Start, is_bodiless, method_end, start},
     packet::{MEMO, Packet, now},
     pattern::kernel::pattern,
@@ -55,7 +55,12 @@ pub(super) extern "C" fn http_requests(
                 }
                 if found == MORE {
                     let line = (&raw const (*cursor).target).cast::<RouteLine>();
-                    let route = pattern((*this).cgroup, line, get(&raw const (*cursor).filled));
+                    let mut route = pattern((*this).cgroup, line, get(&raw const (*cursor).filled));
+                    let own = get(&raw const (*cursor).route);
+                    // What the user named needs no line, and takes nothing of the budget.
+                    if route == 0 && own != 0 {
+                        route = http_admit((*this).slot, own, line);
+                    }
                     if http_begin(skb, this, cursor, route) == ENOUGH {
                         break;
                     }
@@ -196,12 +201,10 @@ pub(super) extern "C" fn http_line(
         }
         let kept = opaque(get(&raw const (*carry).len));
         let at = get(&raw const (*cursor).at);
-        let mut len = opaque(get(&raw const (*cursor).end).wrapping_sub(at));
-        if kept > HEAD as u64 || len == 0 {
+        let rest = get(&raw const (*cursor).end).wrapping_sub(at);
+        let len = at_most(rest, (WINDOW - HEAD) as u32);
+        if kept > HEAD as u64 || rest == 0 {
             return FAILED;
-        }
-        if len > (WINDOW - HEAD) as u64 {
-            len = (WINDOW - HEAD) as u64;
         }
         if !packet.load(at, window.add(kept as usize), len as u32) {
             return FAILED;
@@ -311,25 +314,15 @@ extern "C" fn http_find(skb: *mut __sk_buff, cursor: *mut Cursor, stream: *mut S
     MORE
 }
 
-/// Begins the request whose line is in the window; `pattern` is the hash of its route if the user named it, else 0.
+/// Begins the request whose line is in the window.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn http_begin(
-    skb: *mut __sk_buff,
-    this: *mut Connection,
-    cursor: *mut Cursor,
-    pattern: u64,
-) -> u32 {
+extern "C" fn http_begin(skb: *mut __sk_buff, this: *mut Connection, cursor: *mut Cursor, route: u64) -> u32 {
     if this.is_null() || cursor.is_null() {
         return ENOUGH;
     }
     // SAFETY: as of http_find().
     unsafe {
-        let mut route = get(&raw const (*cursor).route);
-        if route != 0 {
-            // What the user named needs no line, and takes nothing of the budget.
-            route = if pattern == 0 { http_admit((*this).slot, route, cursor) } else { pattern };
-        }
         let method = get(&raw const (*cursor).method) as u8;
         if !begin(this, skb, cursor, method, route, get(&raw const (*cursor).began)) {
             return ENOUGH;
