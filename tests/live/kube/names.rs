@@ -201,3 +201,49 @@ fn a_rolling_update_ends_one_pods_series_and_begins_the_others() {
     });
     named(&agent, "web-2", "app", &new_cgroup, &new_id);
 }
+
+#[test]
+fn labels_of_the_pod_its_maker_and_its_resources_can_be_had() {
+    let node = Node::start();
+    node.grant();
+    let flags = [
+        "--signals",
+        "cpu,memory",
+        "--pod-labels",
+        "app,team.example/name",
+        "--pod-owner",
+        "--pod-resources",
+    ];
+    let agent = node.agent(&flags);
+    let owner = json!({
+        "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d4f8c7b9", "uid": "u", "controller": true});
+    let labels =
+        json!({"app": "web", "team.example/name": "a", "other": "b", "pod-template-hash": "5d4f8c7b9"});
+    let metadata = json!({"name": "web-1", "labels": labels, "ownerReferences": [owner]});
+    let mut container = specs(&["app"]);
+    container[0]["resources"] =
+        json!({"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}});
+    let pod = node.pod_with(&metadata, &json!({"nodeName": NODE, "containers": container}));
+    let id = container_id();
+    let cgroup = pod.cgroup.child(&id);
+    node.tell(&pod, &json!({"containerStatuses": [status("app", &id, None)]}));
+    let of = [
+        ("container", "app"),
+        ("label_app", "web"),
+        ("label_team_example_name", "a"),
+        ("owner_kind", "Deployment"),
+        ("owner_name", "web"),
+        ("id", cgroup.path()),
+    ];
+    let scrape = agent.scrape_until("labels", |scrape| scrape.value(MEMORY, &of).is_some());
+    assert!(!scrape.0.contains("label_other"));
+    let amount = |name: &str, resource: &str, unit: &str| {
+        let labels =
+            [("pod", "web-1"), ("container", "app"), ("node", NODE), ("resource", resource), ("unit", unit)];
+        scrape.value(&format!("kube_pod_container_resource_{name}"), &labels)
+    };
+    assert_eq!(amount("requests", "cpu", "core"), Some(0.25));
+    assert_eq!(amount("requests", "memory", "byte"), Some(67_108_864.0));
+    assert_eq!(amount("limits", "memory", "byte"), Some(134_217_728.0));
+    assert_eq!(amount("limits", "cpu", "core"), None);
+}

@@ -99,7 +99,13 @@ impl Node {
 
     /// Makes a pod as it is given.
     pub(super) fn pod_of(&self, name: &str, spec: &Value, annotations: &Value) -> Pod {
-        let object = json!({"metadata": {"name": name, "annotations": annotations}, "spec": spec});
+        self.pod_with(&json!({"name": name, "annotations": annotations}), spec)
+    }
+
+    /// Makes a pod with metadata of its own.
+    pub(super) fn pod_with(&self, metadata: &Value, spec: &Value) -> Pod {
+        let (name, annotations) = (metadata["name"].as_str().expect("a name"), &metadata["annotations"]);
+        let object = json!({"metadata": metadata, "spec": spec});
         let made = self.cluster.create(PODS, &object);
         let hash = annotations["kubernetes.io/config.hash"].as_str();
         let uid = hash.or(made["metadata"]["uid"].as_str()).expect("a uid");
