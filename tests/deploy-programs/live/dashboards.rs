@@ -133,6 +133,10 @@ fn every_panel_has_data() {
     let _calls = shop.run(&format!(
         "while :; do curl -qs http://{address}/users/7 http://{address}/delay/30 http://127.0.0.1:1/; done >/dev/null"
     ));
+    // And something that is no HTTP.
+    let _noise = shop.run(&format!(
+        "while :; do printf '\\001\\002 no head\\r\\n\\r\\n' | curl -qs --max-time 1 telnet://{address}; done >/dev/null"
+    ));
     let _load = Load::start(&address, &["/", "/users/12", "/delay/25", "/status/503", "/delay/120"]);
     let boards: Vec<_> = ["podmeter-node", "podmeter-pod", "podmeter-requests", "podmeter-agent"]
         .map(|uid| Board::new(uid, &prometheus))
