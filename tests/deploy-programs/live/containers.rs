@@ -34,11 +34,17 @@ const PEER: &str = env!("CARGO_BIN_EXE_http-peer");
 pub(crate) struct Node {
     cluster: Cluster,
     files: TempDir,
+    /// Goes last: the containers are below it.
+    cgroup: Cgroup,
 }
 
 impl Node {
     pub(crate) fn start() -> Self {
-        let this = Self { cluster: Cluster::start(), files: TempDir::new("node") };
+        let this = Self {
+            cluster: Cluster::start(),
+            files: TempDir::new("node"),
+            cgroup: Cgroup::new("kubepods/burstable"),
+        };
         let token = this.cluster.account("podmeter");
         this.cluster.grant("podmeter", "podmeter", &role());
         std::fs::copy(this.cluster.authority(), this.files.path().join("ca.crt")).expect("a certificate");
@@ -77,7 +83,8 @@ impl Node {
         }]});
         self.cluster.patch(&format!("{PODS}/{name}-0/status"), &json!({"status": status}));
         let uid = made["metadata"]["uid"].as_str().expect("a uid");
-        let container = Container { cgroup: Cgroup::at(&format!("/kubepods/burstable/pod{uid}/{id}")) };
+        let container =
+            Container { cgroup: self.cgroup.child(&format!("pod{uid}/{id}")), files: TempDir::on_disk(name) };
         container.limit(30, 128);
         container
     }
@@ -92,6 +99,7 @@ fn role() -> Value {
 /// The container of a pod, and its cgroup.
 pub(crate) struct Container {
     pub(crate) cgroup: Cgroup,
+    files: TempDir,
 }
 
 impl Container {
@@ -117,6 +125,15 @@ impl Container {
         let mut process = self.cgroup.spawn(&["/bin/sh", "-c", script]);
         process.go();
         process
+    }
+
+    /// Starts reads and writes that reach a device, without end.
+    pub(crate) fn use_disk(&self) -> Gated {
+        let file = self.files.path().join("blocks").display().to_string();
+        self.run(&format!(
+            "while :; do dd if=/dev/zero of={file} bs=64k count=8 oflag=direct 2>&-; \
+             dd if={file} of=/dev/null bs=64k iflag=direct 2>&-; done"
+        ))
     }
 
     /// Starts the tests' own server in it; with its address.

@@ -126,12 +126,13 @@ fn every_panel_has_data() {
     let (_server, address) = web.serve();
     // More than it may have; and disks, and requests of its own, of which one is to a port where nobody is.
     let _busy = web.run("while :; do :; done");
-    let _disk = shop.run(
-        "f=/var/tmp/podmeter-test-panels.$$; trap 'rm -f $f; exit' TERM EXIT; \
-         while :; do dd if=/dev/zero of=$f bs=64k count=8 oflag=direct 2>&-; dd if=$f of=/dev/null bs=64k iflag=direct 2>&-; done",
-    );
+    let _disk = shop.use_disk();
     let _calls = shop.run(&format!(
         "while :; do curl -qs http://{address}/users/7 http://{address}/delay/30 http://127.0.0.1:1/; done >/dev/null"
+    ));
+    // And something that is no HTTP.
+    let _noise = shop.run(&format!(
+        "while :; do printf '\\001\\002 no head\\r\\n\\r\\n' | curl -qs --max-time 1 telnet://{address}; done >/dev/null"
     ));
     let _load = Load::start(&address, &["/", "/users/12", "/delay/25", "/status/503", "/delay/120"]);
     let boards: Vec<_> = ["podmeter-node", "podmeter-pod", "podmeter-requests", "podmeter-agent"]

@@ -97,10 +97,7 @@ impl Cluster {
         let prometheus = Prometheus::start(&format!("rule_files: [rules.yaml]\n{config}"), &facts);
         let (server, address) = containers[0].serve();
         let busy = containers[0].run("while :; do :; done");
-        let disk = containers[1].run(
-            "f=/var/tmp/podmeter-test-operator.$$; trap 'rm -f $f; exit' TERM EXIT; \
-             while :; do dd if=/dev/zero of=$f bs=64k count=4 oflag=direct 2>&-; dd if=$f of=/dev/null bs=64k iflag=direct 2>&-; done",
-        );
+        let disk = containers[1].use_disk();
         let load = Load::start(&address, &["/", "/delay/20"]);
         Self {
             prometheus,
