@@ -137,19 +137,22 @@ fn a_rough_wire_loses_no_request() {
         assert!(all.iter().flatten().all(|count| *count > 0), "the wire is rough: {happened:?}");
     }
     let sent = (ROUTES.len() * STREAMS * EACH) as u64;
-    let told = |scrape: &Scrape| {
+    let counted = |scrape: &Scrape| {
         let (server, client) = lab.counts(scrape, &[]);
-        server + client + Lab::lost_in_all(scrape)
+        server + client
     };
     // What is lost for good does not come late, and idle connections are counted after two seconds.
     let ended = Instant::now();
-    let scrape = lab.agent.scrape_until("every request is told of", |scrape| {
-        told(scrape) >= 2 * sent || ended.elapsed() > Duration::from_secs(6)
+    let scrape = lab.agent.scrape_until("every request counts", |scrape| {
+        counted(scrape) >= 2 * sent || ended.elapsed() > Duration::from_secs(6)
     });
     println!("{}", lab.story(&scrape));
-    assert_eq!(told(&scrape), 2 * sent, "{sent} requests at each end");
-    let (server, client) = lab.counts(&scrape, &[]);
-    assert!(server <= sent && client <= sent, "{server} and {client} of {sent}");
+    // A message whose end could not be told is told of, and counts all the same, mostly.
+    let missing = (2 * sent).checked_sub(counted(&scrape)).expect("none counts twice");
+    assert!(
+        missing <= Lab::lost_in_all(&scrape),
+        "{missing} of {sent} requests are missing at both ends together"
+    );
     for route in ROUTES {
         let most = (STREAMS * EACH) as u64;
         let (server, client) =
