@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use aya_log::EbpfLogger;
 use exporter_ebpf::{SIGNALS, cgroup};
 use tokio::{
@@ -41,6 +41,9 @@ use crate::{
 const BEAT: Duration = Duration::from_secs(5);
 const LIVE: Duration = Duration::from_secs(20);
 
+/// Each is on every series of every container.
+const MAX_POD_LABELS: usize = 8;
+
 /// Runs the agent until SIGINT or SIGTERM.
 ///
 /// # Errors
@@ -56,6 +59,8 @@ pub async fn run(mut config: Agent) -> anyhow::Result<()> {
     // From here on a signal is an orderly end, and not the death that it is by default.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let guard = Guard::new(&config)?;
+    let labels = config.kube.pod_labels.len();
+    ensure!(labels <= MAX_POD_LABELS, "--pod-labels has {labels} labels, and {MAX_POD_LABELS} are allowed");
     let scheme = if guard.tls.is_some() { "https" } else { "http" };
     let started = Instant::now();
     let kube = config.kube.clone();

@@ -7,6 +7,7 @@ mod http;
 mod kernels;
 mod kube;
 mod lifecycle;
+mod limits;
 mod memory;
 mod packets;
 mod peers;

@@ -15,6 +15,7 @@ use crate::{
     cache::cache,
     command::{output, root, run as run_command},
     install,
+    test::Tally,
 };
 
 /// Compile podmeter for aarch64-unknown-linux-gnu.
@@ -32,9 +33,21 @@ const STD: &str = "libstd-rust-web-dev";
 /// The linker, and what it links with.
 const LINKER: [&str; 2] = ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
 
+/// Whether this machine has the compiler that it takes.
+pub(crate) fn is_possible() -> bool {
+    install::has_packages(&[STD])
+}
+
+/// Says why it is not done, and counts it.
+pub(crate) fn skip(tally: &mut Tally) -> Result<()> {
+    println!("SKIPPED: this takes Debian's {STD}, which comes with rustc-web");
+    tally.skipped += 1;
+    Ok(())
+}
+
 /// Compiles and links it.
 pub(crate) fn run(_options: &Options) -> Result<()> {
-    if !install::has_packages(&[STD]) {
+    if !is_possible() {
         bail!("this takes Debian's rustc-web: run `cargo xtask ebpf` first, on Debian 12");
     }
     if !install::has_packages(&LINKER) {

@@ -3,7 +3,7 @@
 use std::{
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::TryStreamExt as _;
@@ -53,8 +53,11 @@ pub(super) async fn follow(config: &config::Kube, pods: &Arc<Shared>) {
     tokio::time::sleep(START.mul_f64(random())).await;
     let mut wait = WAIT;
     loop {
+        let begun = Instant::now();
         let Err(error) = watch.run().await else {
             wait = WAIT;
+            // Closed at its time; whoever closes it at once is not asked at once again.
+            tokio::time::sleep(WAIT.saturating_sub(begun.elapsed())).await;
             continue;
         };
         if pods.lock().away().is_none() {

@@ -119,6 +119,7 @@ fn a_token_in_a_file_lets_in_and_a_mistake_stops_the_start() {
     for (flags, wanted) in [
         (vec!["--auth", "token"], "needs --auth-token-file"),
         (vec!["--auth", "kubernetes"], "give --api-server"),
+        (vec!["--pod-labels", "a,b,c,d,e,f,g,h,i"], "8 are allowed"),
         (vec!["--auth", "token", "--auth-token-file", &*empty], "no token in"),
         (vec!["--tls-cert", &*file, "--tls-key", &*file], "no items found"),
     ] {

@@ -88,7 +88,7 @@ impl Kubelet {
             "containerRuntimeEndpoint": format!("unix://{path}/containerd.sock"),
             "cgroupDriver": "cgroupfs", "cgroupRoot": name, "failCgroupV1": false,
             "enforceNodeAllocatable": [], "protectKernelDefaults": true, "makeIPTablesUtilChains": false,
-            "failSwapOn": false, "resolvConf": "", "podLogsDir": format!("{path}/pods"),
+            "failSwapOn": false, "resolvConf": "", "podLogsDir": format!("{path}/pods"), "volumePluginDir": format!("{path}/plugins"),
             "staticPodPath": format!("{path}/manifests"), "fileCheckFrequency": "1s",
             "evictionHard": {"memory.available": "1Mi", "nodefs.available": "0%", "nodefs.inodesFree": "0%",
                 "imagefs.available": "0%", "imagefs.inodesFree": "0%"},
@@ -176,6 +176,8 @@ impl Drop for Kubelet {
         for directory in &self.root {
             remove(directory);
         }
+        // Empty: what was in it was in the namespace. That of a real kubelet is not.
+        _ = fs::remove_dir("/var/lib/kubelet");
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     command::{cargo, find, is_root, output, root, run as run_command, succeeds, watch},
-    doc,
+    cross, doc,
     ebpf::{self, Warnings},
     go::Module,
     install::{self, Tool},
@@ -106,10 +106,18 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
     let warnings = if filter.is_none() { Warnings::Deny } else { Warnings::Allow };
     report.step("rebuild the object", |_| ebpf::rebuild(warnings))?;
     if filter.is_none() {
-        report.step("format", |_| run_command(&mut cargo(["fmt", "--all", "--check"])?))?;
+        report.step("format", |_| {
+            run_command(&mut cargo(["fmt", "--all", "--check"])?)?;
+            run_command(&mut cargo(["fmt", "--check", "--manifest-path=fuzz/Cargo.toml"])?)
+        })?;
         let clippy = ["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"];
         report.step("lints", |_| run_command(&mut cargo(clippy)?))?;
         report.step("dependencies", |_| dependencies())?;
+        if cross::is_possible() {
+            report.step("podmeter for 64-bit ARM", |_| cross::run(&cross::Options {}))?;
+        } else {
+            report.step("podmeter for 64-bit ARM: SKIPPED", cross::skip)?;
+        }
         report.step("METRICS.md is current", |_| doc::run(&doc::Options { check: true }))?;
     }
     report.step("tests", |tally| tests(&["test", "--workspace", "--no-fail-fast"], filter, tally))?;

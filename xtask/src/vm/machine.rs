@@ -70,10 +70,10 @@ impl Machine<'_> {
             }
         })?;
         for said in fs::read_to_string(&results).unwrap_or_default().lines() {
-            match said.trim().split_once('=') {
-                Some(("rc", code)) => outcome.code = code.parse().ok(),
-                _ if said.trim() == "up" => outcome.is_up = true,
-                _ => outcome.told.push(said.trim().to_owned()),
+            match said.strip_prefix("rc=") {
+                Some(code) => outcome.code = code.parse().ok(),
+                None if said == "up" => outcome.is_up = true,
+                None => outcome.told.push(said.to_owned()),
             }
         }
         Ok(outcome)

@@ -72,7 +72,7 @@ struct Absent {
 }
 
 /// What was found in one place.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Found {
     /// The kernel's series, and its package.
     pub(super) kernel: String,
@@ -88,7 +88,7 @@ pub(super) struct Found {
 }
 
 /// A signal, as `podmeter doctor` judges it.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Signal {
     pub(super) name: String,
     pub(super) health: String,
@@ -99,7 +99,7 @@ pub(super) struct Signal {
 pub(super) struct Choice<'a> {
     pub(super) kernels: &'a [String],
     pub(super) legs: &'a [String],
-    pub(super) filter: Option<&'a str>,
+    pub(super) filters: &'a [String],
 }
 
 /// Where the results of the last run are.
@@ -125,19 +125,32 @@ pub(super) fn execute(
             }
             println!("\n--> kernel {name}, {}", leg.name);
             let mut one = Found::new(name, &kernel.title(), &leg.name);
-            if !place(&support, leg, &mut one, choice.filter, limits, tally)? {
+            if !place(&support, leg, &mut one, choice.filters, limits, tally)? {
                 failed.push(format!("{name} ({})", leg.name));
             }
             found.push(one);
         }
     }
-    let path = root()?.join(RESULTS);
-    fs::create_dir_all(path.parent().context("a folder")?)?;
-    fs::write(&path, serde_json::to_string_pretty(&found)?)?;
+    keep(&found, choice)?;
     if !failed.is_empty() {
         bail!("kernels with failures: {}", failed.join(", "));
     }
     Ok(found)
+}
+
+/// Writes down what was found; of places that were not chosen, what was known stays.
+fn keep(found: &[Found], choice: &Choice<'_>) -> Result<()> {
+    let path = root()?.join(RESULTS);
+    fs::create_dir_all(path.parent().context("a folder")?)?;
+    let is_part = !choice.kernels.is_empty() || !choice.legs.is_empty();
+    let old = fs::read_to_string(&path).ok().filter(|_| is_part);
+    let mut all: Vec<Found> = old.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    all.retain(|old| !found.iter().any(|new| (&new.kernel, &new.leg) == (&old.kernel, &old.leg)));
+    all.extend(found.iter().cloned());
+    let place =
+        |one: &Found| (one.leg.clone(), one.kernel.split('.').filter_map(|part| part.parse().ok()).collect());
+    all.sort_by_cached_key(|one| -> (String, Vec<u32>) { place(one) });
+    fs::write(&path, serde_json::to_string_pretty(&all)?).with_context(|| path.display().to_string())
 }
 
 /// Runs the tests in one place; whether they passed.
@@ -145,17 +158,14 @@ fn place(
     support: &Support,
     leg: &Leg,
     found: &mut Found,
-    filter: Option<&str>,
+    filters: &[String],
     limits: &Limits,
     tally: &mut Tally,
 ) -> Result<bool> {
     let told = root()?.join(RESULTS).with_file_name(format!("told-{}", std::process::id()));
     fs::create_dir_all(told.parent().context("a folder")?)?;
     let mut command = cargo(["test", "--package=podmeter-tests", "--test=live", "--no-fail-fast", "--"])?;
-    match filter {
-        Some(filter) => command.arg(filter),
-        None => command.args(&leg.tests),
-    };
+    command.args(if filters.is_empty() { &leg.tests } else { filters });
     command.arg("--test-threads=1");
     for absent in support.test.iter().filter(|row| row.is_of(&found.kernel, &found.leg)) {
         println!("NOT RUN here: {}: {}", absent.names.join(", "), absent.reason);

@@ -67,8 +67,8 @@ enum Action {
         legs: Vec<String>,
         #[command(flatten)]
         limits: Limits,
-        /// Run only the tests whose name contains this.
-        filter: Option<String>,
+        /// Run only the tests whose name contains one of these.
+        filters: Vec<String>,
     },
     /// Write the README's table of kernels and signals, from the results of the last run.
     Table {
@@ -164,7 +164,7 @@ pub(crate) fn test(tally: &mut Tally) -> Result<()> {
         tally.skipped += 1;
         return Ok(());
     }
-    let choice = Choice { kernels: &[], legs: &[], filter: None };
+    let choice = Choice { kernels: &[], legs: &[], filters: &[] };
     let parts = Parts::fetch(false)?;
     let found = matrix::execute(&parts, &choice, &Limits { cpus: 2, seconds: 900 }, tally)?;
     if parts.lock.kernels.iter().any(|kernel| found.iter().all(|one| one.kernel != kernel.name)) {
@@ -183,9 +183,9 @@ pub(crate) fn run(task: &Task) -> Result<ExitCode> {
                 kernel.fetch(&parts.archive, &parts.directory.join("kernels"))?;
             }
         }
-        Action::Run { kernels, legs, limits, filter } => {
+        Action::Run { kernels, legs, limits, filters } => {
             let mut tally = Tally::default();
-            let choice = Choice { kernels, legs, filter: filter.as_deref() };
+            let choice = Choice { kernels, legs, filters };
             let outcome = matrix::execute(&Parts::fetch(false)?, &choice, limits, &mut tally);
             println!("\n{tally}");
             outcome?;
