@@ -161,7 +161,8 @@ struct Judge {
 
 impl Judge {
     fn new() -> Self {
-        let lab = Lab::alone(&[]);
+        // More than there can be.
+        let lab = Lab::alone(&["--max-routes", "4000"]);
         let ends = Ends::new(lab.talk(), Talk::start(&lab.server, &[PEER, "talk"]));
         let before = counts(&lab.agent.scrape());
         Self { lab, ends, before, exchanges: 0 }

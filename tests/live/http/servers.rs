@@ -2,9 +2,8 @@
 //!
 //! A row that deviates does not end its test: all of them are told of at the end, with what was counted instead.
 //!
-//! These are run by hand, with `--ignored`, as long as pipelined requests, and those behind the body of another in its segment, are
-//! not measured: all but gunicorn's have such rows, and fail. They need apache2-bin, haproxy, gunicorn, uvicorn,
-//! nodejs, golang-go, default-jdk-headless and python3 beside what `cargo xtask test` installs.
+//! These are run by hand, with `--ignored`, as long as losses of framing are told of where nothing is lost: large uploads in chunks
+//! over `::1`, and connections that wrk ends amid a request. `cargo xtask test` installs what they need.
 
 mod exchange;
 mod ledger;

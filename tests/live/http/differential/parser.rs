@@ -180,7 +180,8 @@ pub(super) fn parse(client: &[u8], server: &[u8], is_closed: bool) -> Conversati
         while answered < server.len() {
             let Some(head) = response(&server[answered..]) else {
                 // Not whole, but its status is there.
-                exchange.status = status(&server[answered..]).filter(|status| *status >= 200);
+                exchange.status =
+                    status(&server[answered..]).filter(|status| *status >= 200 || *status == 101);
                 answered = server.len();
                 break;
             };
