@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use aya_log::EbpfLogger;
 use exporter_ebpf::{SIGNALS, cgroup};
 use tokio::{
@@ -20,10 +20,14 @@ use tokio::{
 use tracing::{Level, debug, info, warn};
 
 use crate::{
-    cgroup::{layout::Layout, tree::Tree},
-    collector::{COLLECTORS, Collector, Start, agent::Health},
+    cgroup::{
+        layout::Layout,
+        tree::{Tree, naming::Names},
+    },
+    collector::{COLLECTORS, Collector, Start, agent::Health, spec::Specs},
     config::Agent,
-    http::{self, Source},
+    http::{self, Source, guard::Guard},
+    kube::{self, PodSource},
     probes::{Plan, Probes, State},
     registry::Registry,
     route::{self, Routes, Table},
@@ -36,6 +40,9 @@ use crate::{
 /// How often the agent shows that it is alive, and how old the last sign may be.
 const BEAT: Duration = Duration::from_secs(5);
 const LIVE: Duration = Duration::from_secs(20);
+
+/// Each is on every series of every container.
+const MAX_POD_LABELS: usize = 8;
 
 /// Runs the agent until SIGINT or SIGTERM.
 ///
@@ -51,22 +58,30 @@ pub async fn run(mut config: Agent) -> anyhow::Result<()> {
     })?;
     // From here on a signal is an orderly end, and not the death that it is by default.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let guard = Guard::new(&config)?;
+    let labels = config.kube.pod_labels.len();
+    ensure!(labels <= MAX_POD_LABELS, "--pod-labels has {labels} labels, and {MAX_POD_LABELS} are allowed");
+    let scheme = if guard.tls.is_some() { "https" } else { "http" };
     let started = Instant::now();
+    let kube = config.kube.clone();
     let registry = tokio::task::spawn_blocking(move || build(&config)).await?;
     // The kernel's BTF, megabytes of it, is not needed any more.
     sys::trim_memory();
     report(&registry.probes);
+    if let Some(pods) = registry.pods.clone() {
+        tokio::spawn(kube::follow(kube, pods));
+    }
     let shared = Arc::new(Shared { registry: Mutex::new(registry), started, beat: AtomicU64::new(0) });
     follow_events(&shared)?;
     follow_log(&shared);
     tokio::spawn(beat(shared.clone()));
     let address = listener.local_addr()?;
-    info!(%address, took_seconds = started.elapsed().as_secs_f64(), "serving http://{address}/metrics");
+    info!(%address, took_seconds = started.elapsed().as_secs_f64(), "serving {scheme}://{address}/metrics");
     let shutdown = async move {
         tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
         info!("stopping");
     };
-    http::serve(listener, shared, shutdown).await?;
+    http::serve(listener, guard, shared, shutdown).await?;
     Ok(())
 }
 
@@ -128,6 +143,11 @@ pub fn build(config: &Agent) -> Registry {
         .inspect_err(|error| debug!("without the user's routes: {error:#}"))
         .ok();
     let mut tree = Tree::new(layout);
+    let kube = &config.kube;
+    let pods = (PodSource::resolve(kube.pod_source) != PodSource::None).then(Arc::default);
+    if pods.is_some() {
+        tree.expect_names(Names::new(kube::node_name(kube), &kube.pod_labels, kube.pod_owner));
+    }
     if let Some(routes) = routes.as_mut().filter(|routes| routes.are_scoped()) {
         // Before the first packet is looked at.
         tree.walk();
@@ -146,8 +166,20 @@ pub fn build(config: &Agent) -> Registry {
         config,
     });
     let (events, orphans) = (events.flatten(), HashSet::new());
-    let mut registry =
-        Registry { tree, probes, events, counters, collectors, health, lost_events: 0, orphans };
+    let resources_of = kube.pod_resources.then(|| kube::node_name(kube));
+    let mut registry = Registry {
+        tree,
+        probes,
+        events,
+        counters,
+        collectors,
+        health,
+        pods,
+        resources_of,
+        specs: Specs::default(),
+        lost_events: 0,
+        orphans,
+    };
     registry.admit();
     registry
 }

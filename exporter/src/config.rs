@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
-use crate::{collector::COLLECTORS, route::Rule, telemetry::LogFormat};
+use crate::{collector::COLLECTORS, kube::PodSource, route::Rule, telemetry::LogFormat};
 
 /// Per-container CPU, memory, block I/O and request latency from eBPF, as Prometheus metrics.
 #[derive(Debug, Parser)]
@@ -108,6 +108,14 @@ pub struct Agent {
     #[arg(long, env = "PODMETER_ROUTE_FILE", value_name = "FILE")]
     pub route_file: Option<PathBuf>,
 
+    /// Flags of Kubernetes.
+    #[command(flatten)]
+    pub kube: Kube,
+
+    /// Flags of /metrics' security.
+    #[command(flatten)]
+    pub security: Security,
+
     /// What to log: a level (error, warn, info, debug, trace), or levels by target, as in `info,podmeter=debug`.
     #[arg(long, env = "PODMETER_LOG", value_name = "FILTER", default_value = "info")]
     pub log_level: String,
@@ -122,6 +130,96 @@ impl Agent {
     pub fn wants(&self, signal: &str) -> bool {
         self.signals.iter().any(|wanted| wanted == signal)
     }
+}
+
+/// Which pod a container belongs to, and by whom that is told.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Kubernetes")]
+pub struct Kube {
+    /// Who tells which pod a container belongs to: `api` watches this node's pods, `kubelet` and `cri` are asked when an unknown
+    /// container appears. By default api inside a cluster, else none.
+    #[arg(long, env = "PODMETER_POD_SOURCE", value_name = "SOURCE")]
+    pub pod_source: Option<PodSource>,
+
+    /// This node's name in the cluster; by default the machine's. In a pod: the field spec.nodeName.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// The API server; inside a cluster, the cluster tells.
+    #[arg(long, env = "PODMETER_API_SERVER", value_name = "URL")]
+    pub api_server: Option<String>,
+
+    /// Whom the API server's certificate must be from (PEM); by default the authority that the cluster names to its pods.
+    #[arg(long, env = "PODMETER_API_CA", value_name = "FILE")]
+    pub api_ca: Option<PathBuf>,
+
+    /// The token by which the API server and the kubelet know us, read for every request; by default the pod's.
+    #[arg(long, env = "PODMETER_API_TOKEN_FILE", value_name = "FILE")]
+    pub api_token_file: Option<PathBuf>,
+
+    /// The kubelet's API, for `--pod-source kubelet`.
+    #[arg(long, env = "PODMETER_KUBELET_URL", value_name = "URL", default_value = "https://127.0.0.1:10250")]
+    pub kubelet_url: String,
+
+    /// Whom the kubelet's certificate must be from; by default the cluster's own authority.
+    #[arg(long, env = "PODMETER_KUBELET_CA", value_name = "FILE")]
+    pub kubelet_ca: Option<PathBuf>,
+
+    /// Do not look at the kubelet's certificate: where it signs its own. Who then answers in its place gets our token.
+    #[arg(long, env = "PODMETER_KUBELET_INSECURE")]
+    pub kubelet_insecure: bool,
+
+    /// The container runtime's socket, for `--pod-source cri`; by default the first of the usual ones that is there.
+    #[arg(long, env = "PODMETER_CRI_SOCKET", value_name = "FILE")]
+    pub cri_socket: Option<PathBuf>,
+
+    /// Labels of the pod that become labels of its containers' series, as `label_NAME`; at most eight, separated by commas.
+    #[arg(long, env = "PODMETER_POD_LABELS", value_name = "LABEL", value_delimiter = ',')]
+    pub pod_labels: Vec<String>,
+
+    /// Add who made the pod (Deployment, StatefulSet, …) to its containers' series, as `owner_kind` and `owner_name`.
+    #[arg(long, env = "PODMETER_POD_OWNER")]
+    pub pod_owner: bool,
+
+    /// Also show the requests and limits of this node's pods, under the names of kube-state-metrics. Where that runs too, a sum
+    /// over both counts twice.
+    #[arg(long, env = "PODMETER_POD_RESOURCES")]
+    pub pod_resources: bool,
+}
+
+/// Who may read the metrics.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Security")]
+pub struct Security {
+    /// Serve over TLS with this certificate (PEM, with its chain); it is read again when it changes.
+    #[arg(long, env = "PODMETER_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The certificate's key (PEM).
+    #[arg(long, env = "PODMETER_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Who may read /metrics and the status page: anyone (none), who has the token of --auth-token-file (token), or whom the
+    /// cluster lets `get` the path /metrics (kubernetes: TokenReview and SubjectAccessReview, both kept for a while).
+    /// /livez, /readyz and /healthz are for anyone.
+    #[arg(long, env = "PODMETER_AUTH", value_name = "MODE", default_value = "none")]
+    pub auth: Auth,
+
+    /// The file with the bearer token, for `--auth token`; it is read again when it changes.
+    #[arg(long, env = "PODMETER_AUTH_TOKEN_FILE", value_name = "FILE")]
+    pub auth_token_file: Option<PathBuf>,
+}
+
+/// How a client shows that it may read the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Auth {
+    /// Anyone may.
+    #[default]
+    None,
+    /// By the token in a file.
+    Token,
+    /// By a token that the API server knows, and its rules.
+    Kubernetes,
 }
 
 /// The signals that can be wanted.
@@ -180,6 +278,7 @@ mod tests {
         assert_eq!(agent.signals, ["cpu", "memory", "pressure", "block_io", "http", "tcp"]);
         assert!(agent.listen.ip().is_loopback());
         assert!(agent.routes.is_empty());
+        assert_eq!((agent.kube.pod_source, agent.security.auth), (None, Auth::None));
     }
 
     #[test]

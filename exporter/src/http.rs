@@ -25,9 +25,11 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio_rustls::server::TlsStream;
 use tracing::{debug, error, warn};
 
 use crate::encode::Exposition;
@@ -35,10 +37,13 @@ use crate::format::{self, Format};
 use crate::snapshot::Snapshot;
 
 use exposed::Exposed;
+use guard::Guard;
 use log::Entry;
 
 mod exposed;
+pub mod guard;
 mod log;
+pub mod tls;
 
 const ENDPOINTS: &str = "not found; there are / /metrics /livez /readyz /healthz\n";
 
@@ -102,10 +107,11 @@ impl Default for Limits {
 /// None as yet: those of the listener are logged, and it goes on.
 pub async fn serve(
     listener: TcpListener,
+    guard: Guard,
     source: Arc<dyn Source>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    serve_within(Limits::default(), listener, source, shutdown).await
+    serve_within(Limits::default(), listener, guard, source, shutdown).await
 }
 
 /// [`serve`] with limits of one's own.
@@ -116,27 +122,31 @@ pub async fn serve(
 pub async fn serve_within(
     limits: Limits,
     listener: TcpListener,
+    guard: Guard,
     source: Arc<dyn Source>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let app = App { source, scrapes: Arc::new(Semaphore::new(limits.scrapes)), scraping: Arc::default() };
+    let guard = Arc::new(guard);
+    let scrapes = Arc::new(Semaphore::new(limits.scrapes));
+    let app = App { source, guard: Arc::clone(&guard), scrapes, scraping: Arc::default() };
     let router = router(Arc::new(app));
     let (stop, stopping) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut refusals = Refusals::default();
     let mut shutdown = pin!(shutdown);
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let client = tokio::select! {
+            client = listener.accept() => client,
             () = &mut shutdown => break,
         };
         while let Some(ended) = connections.try_join_next() {
             report(ended);
         }
-        match accepted {
+        match client {
             Ok(_) if connections.len() >= limits.connections => refusals.add(limits.connections),
             Ok((stream, _)) => {
-                connections.spawn(connection(limits, stream, router.clone(), stopping.clone()));
+                let front = Front { guard: Arc::clone(&guard), router: router.clone() };
+                connections.spawn(accepted(limits, stream, front, stopping.clone()));
             }
             // A client that left before it was accepted. What else there is, such as a lack of descriptors, lasts.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -184,16 +194,45 @@ impl Refusals {
     }
 }
 
-/// Serves the one request of a connection.
-async fn connection(
-    limits: Limits,
-    stream: TcpStream,
+/// What requests come to.
+#[derive(Clone)]
+struct Front {
+    guard: Arc<Guard>,
     router: TowerToHyperService<Router>,
-    mut stopping: watch::Receiver<()>,
-) {
-    let peer = stream.peer_addr().map_or_else(|error| error.to_string(), |peer| peer.to_string());
+}
+
+/// What a connection is over.
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Wire for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Wire for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+/// Shakes hands first, if there is a certificate.
+async fn accepted(limits: Limits, stream: TcpStream, front: Front, stopping: watch::Receiver<()>) {
+    let Some(tls) = &front.guard.tls else { return connection(limits, stream, front, stopping).await };
+    match tokio::time::timeout(limits.head, tls.accept(stream)).await {
+        Ok(Ok(stream)) => connection(limits, stream, front, stopping).await,
+        Ok(Err(error)) => debug!(%error, "no TLS with a client"),
+        Err(_) => debug!("a client did not shake hands in time"),
+    }
+}
+
+/// Serves the one request of a connection.
+async fn connection(limits: Limits, stream: impl Wire, front: Front, mut stopping: watch::Receiver<()>) {
+    let peer = stream.tcp().peer_addr().map_or_else(|error| error.to_string(), |peer| peer.to_string());
     let held = Held::default();
-    let service = service_fn(|request| answer(router.clone(), held.clone(), request));
+    let service = service_fn(|request| answer(front.clone(), held.clone(), request));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
@@ -219,7 +258,7 @@ async fn connection(
     }
     warn!(peer, "connection cut off: its answer was not ready or not read in time");
     // Or the kernel would keep what the client does not read.
-    if let Err(error) = connection.into_parts().io.inner().set_zero_linger() {
+    if let Err(error) = connection.into_parts().io.inner().tcp().set_zero_linger() {
         debug!(peer, %error, "cannot drop unsent data");
     }
 }
@@ -228,19 +267,19 @@ async fn connection(
 #[derive(Clone, Default)]
 struct Held(Arc<OnceLock<OwnedSemaphorePermit>>);
 
-async fn answer(
-    router: TowerToHyperService<Router>,
-    held: Held,
-    request: Request<Incoming>,
-) -> Result<Response, Infallible> {
+async fn answer(front: Front, held: Held, request: Request<Incoming>) -> Result<Response, Infallible> {
     let entry = Entry::new(&request);
+    if let Err(refusal) = front.guard.admit(request.uri().path(), request.headers()).await {
+        return Ok(entry.answer(refusal));
+    }
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(held);
-    Ok(entry.answer(router.call(request).await?))
+    Ok(entry.answer(front.router.call(request).await?))
 }
 
 struct App {
     source: Arc<dyn Source>,
+    guard: Arc<Guard>,
     scrapes: Arc<Semaphore>,
     /// Held while a scrape is taken.
     scraping: Arc<Mutex<()>>,
@@ -282,7 +321,8 @@ async fn metrics(
     let scraping = Arc::clone(&app.scraping).lock_owned().await;
     // The lock goes along: the work goes on when the client leaves, and the next scrape must wait for it all the same.
     let snapshot = blocking(move || {
-        let snapshot = app.source.gather();
+        let mut snapshot = app.source.gather();
+        app.guard.collect(&mut snapshot);
         drop(scraping);
         snapshot
     })

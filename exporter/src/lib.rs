@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod encode;
 pub mod format;
 pub mod http;
+pub mod kube;
 pub mod probes;
 pub mod protobuf;
 pub mod registry;

@@ -1,6 +1,6 @@
 //! One scrape: events in, collectors read, each timed and judged, the dead released.
 
-use std::{collections::HashSet, time::Instant};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use aya::maps::{MapData, RingBuf};
 use exporter_ebpf::cgroup::{EVENT_PATH, Event};
@@ -11,7 +11,10 @@ use crate::{
     collector::{
         self, Collector, Context,
         agent::{DURATION, Health, SUCCESS},
+        pods,
+        spec::Specs,
     },
+    kube::pods::Shared,
     probes::{Probes, State},
     series::Series,
     slots::Slots,
@@ -33,6 +36,12 @@ pub struct Registry {
     pub collectors: Vec<Box<dyn Collector>>,
     /// The agent's own health.
     pub health: Health,
+    /// What the cluster says of this node's pods; none outside of one.
+    pub pods: Option<Arc<Shared>>,
+    /// This node's name, if the requests and limits of its pods are wanted.
+    pub resources_of: Option<String>,
+    /// What the pods' containers were given.
+    pub specs: Specs,
     /// How many lost events the tree has made up for.
     pub lost_events: u64,
     /// What had a slot in the last scrape, and was not in the tree.
@@ -45,6 +54,11 @@ const NOBODY: WorkloadId = WorkloadId::MAX;
 impl Registry {
     /// Applies the events that are there. Cheap: called whenever the kernel says that there are some.
     pub fn drain(&mut self) {
+        self.apply();
+        self.name();
+    }
+
+    fn apply(&mut self) {
         self.follow();
         self.admit();
     }
@@ -84,9 +98,19 @@ impl Registry {
         }
     }
 
+    /// Names what has a name by now, asks for the rest, and tells how many containers that is.
+    fn name(&mut self) -> usize {
+        let Some(shared) = &self.pods else { return 0 };
+        let unnamed = self.tree.name(&shared.lock());
+        if unnamed > 0 {
+            shared.wanted.notify_one();
+        }
+        unnamed
+    }
+
     /// Takes one scrape.
     pub fn gather(&mut self) -> Snapshot {
-        self.drain();
+        self.apply();
         if self.events.is_none() {
             self.tree.walk();
             self.admit();
@@ -102,9 +126,10 @@ impl Registry {
         let (mut owners, mut unresolved) = self.owners();
         if unresolved > 0 {
             // A cgroup acted between its birth and its event, or the event was lost: look again before giving up.
-            self.drain();
+            self.apply();
             (owners, unresolved) = self.owners();
         }
+        let unnamed = self.name();
         let mut out = Snapshot::default();
         let series = self.counters.as_ref().map(|(_, series)| series);
         let rows = series.map(Series::index).unwrap_or_default();
@@ -122,6 +147,14 @@ impl Registry {
         }
         let slots = self.counters.as_ref().map_or(0, |(slots, _)| slots.taken().count() as u32);
         self.health.collect(&self.probes, &context, slots, unresolved, &mut out);
+        if let Some(shared) = &self.pods {
+            self.specs.collect(&self.tree, &mut out);
+            let known = shared.lock();
+            pods::collect(&known, unnamed, &mut out);
+            if let Some(node) = &self.resources_of {
+                pods::resources(&known, node, &mut out);
+            }
+        }
         let family = out.family(&SUCCESS);
         for (name, is_ok, _) in &judged {
             family.value(&Labels::NONE, &[name], f64::from(u8::from(*is_ok)));
@@ -147,7 +180,7 @@ impl Registry {
         let unknown = slots.map(|(_, key)| key).filter(|key| self.tree.workload_of(*key).is_none());
         let before = std::mem::replace(&mut self.orphans, unknown.collect());
         let again = before.intersection(&self.orphans);
-        again.map(|&key| Released { key, workload: NOBODY, survives: false }).collect()
+        again.map(|&key| Released { key, workload: NOBODY, survives: false, pod: None }).collect()
     }
 
     /// Lets go of what has been shown for the last time, and of what is in no tree.

@@ -63,8 +63,21 @@ impl Labels {
     /// No label at all.
     pub const NONE: Self = Self(None);
 
+    /// Of what is not to be shown: a sample with them is dropped.
+    pub fn withheld() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    /// Whether samples with them are dropped.
+    pub fn is_withheld(&self) -> bool {
+        self.0.as_ref().is_some_and(|text| text.is_empty())
+    }
+
     /// Renders pairs of names and values.
     pub fn new(pairs: &[(&str, &str)]) -> Self {
+        if pairs.is_empty() {
+            return Self::NONE;
+        }
         let mut text = String::new();
         for (at, (name, value)) in pairs.iter().enumerate() {
             push_label(&mut text, at == 0, name, value);
@@ -223,6 +236,9 @@ impl Family {
 
     fn push(&mut self, labels: &Labels, values: &[&str], value: Value) {
         debug_assert_eq!(values.len(), self.metric.labels.len(), "labels of {}", self.metric.name);
+        if labels.is_withheld() {
+            return;
+        }
         let start = self.own.len();
         for (name, value) in self.metric.labels.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
             let is_first = self.own.len() == start;

@@ -9,7 +9,10 @@ fuzz_target!(|data: &[u8]| {
     let found = workload(&path);
     // A prefix of the path, by components, or the root.
     let rest = path.strip_prefix(found.path);
-    assert!(found.path == "/" || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')), "{found:?}");
+    assert!(
+        found.path == "/" || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+        "{found:?}"
+    );
     let again = workload(found.path);
     assert_eq!(again, found, "a workload's own path is its own");
     if let Some(id) = found.container_id {

@@ -30,7 +30,9 @@ fuzz_target!(|data: &[u8]| {
     let digits = data.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(1..5));
     let read = digits.and_then(|digits| str::from_utf8(digits).ok()?.strip_prefix(' ')?.parse().ok());
     match code {
-        0 => assert!(!read.is_some_and(|code: u16| (100..600).contains(&code)) || data[9..12].contains(&b'+')),
+        0 => {
+            assert!(!read.is_some_and(|code: u16| (100..600).contains(&code)) || data[9..12].contains(&b'+'))
+        }
         code => assert_eq!(Some(code), read),
     }
 });

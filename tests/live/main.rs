@@ -5,6 +5,7 @@ mod cpu;
 mod doctor;
 mod http;
 mod kernels;
+mod kube;
 mod lifecycle;
 mod limits;
 mod memory;

@@ -209,7 +209,7 @@ impl Drop for Cgroup {
 }
 
 /// Children of a program that was killed go on without it.
-fn kill_all(directory: &Path) {
+pub(crate) fn kill_all(directory: &Path) {
     for pid in fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default().lines() {
         _ = Command::new("/bin/sh").args(["-c", "kill -s KILL \"$0\" 2>&-", pid]).status();
     }

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod cluster;
 pub mod machine;
 pub mod process;
 pub mod random;

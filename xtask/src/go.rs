@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     cache::cache,
-    command::{find, output, run},
+    command::{find, output, root, run},
     install,
 };
 
@@ -28,6 +28,11 @@ pub(crate) struct Module {
     pub(crate) version: &'static str,
     /// The build tags.
     pub(crate) tags: &'static str,
+    /// The folder of a go.mod of ours that names every module that the program is built from, where its own list cannot be used
+    /// from outside.
+    pub(crate) list: Option<&'static str>,
+    /// What the linker is told, such as the version that the program says it is.
+    pub(crate) link: &'static str,
 }
 
 impl Module {
@@ -38,17 +43,44 @@ impl Module {
         if program.is_file() {
             return Ok(program);
         }
-        println!("building {} {} with Go, which takes a few minutes: needed {why}", self.name, self.version);
+        println!("building {} {} with Go, which takes minutes: needed {why}", self.name, self.version);
         let mut go = Command::new(go(why)?);
-        go.args(["install", "-trimpath", "-tags", self.tags])
-            .arg(format!("{}@{}", self.package, self.version));
-        go.env("GOBIN", &directory).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local");
+        match self.list {
+            Some(list) => {
+                go.args(["build", "-mod=readonly", "-o"]).arg(&program).current_dir(root()?.join(list))
+            }
+            None => go.arg("install").env("GOBIN", &directory),
+        };
+        go.args(["-trimpath", "-buildvcs=false", "-tags", self.tags, "-ldflags", self.link]);
+        go.arg(if self.list.is_some() {
+            self.package.to_owned()
+        } else {
+            format!("{}@{}", self.package, self.version)
+        });
+        go.env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local");
         run(&mut go).with_context(|| format!("cannot build {} {}, needed {why}", self.name, self.version))?;
         if !program.is_file() {
             bail!("Go has built no {}", program.display());
         }
         Ok(program)
     }
+}
+
+/// The folder of a published module, `PATH@VERSION`: for what lies in it beside programs.
+pub(crate) fn source(module: &str, why: &str) -> Result<PathBuf> {
+    folder(&go(why)?, module)
+}
+
+/// Where a Go keeps a module, after fetching it.
+fn folder(go: &Path, module: &str) -> Result<PathBuf> {
+    let said = output(
+        Command::new(go)
+            .args(["mod", "download", "-json", module])
+            .env("GOTOOLCHAIN", "local")
+            .current_dir("/"),
+    )?;
+    let said: serde_json::Value = serde_json::from_str(&said).context("what go says of a module")?;
+    Ok(said["Dir"].as_str().with_context(|| format!("go has no folder of {module}"))?.into())
 }
 
 /// A Go that is new enough.
@@ -90,14 +122,7 @@ fn fetch(why: &str) -> Result<()> {
     };
     println!("fetching Go {GO}: needed {why}");
     let module = format!("golang.org/toolchain@v0.0.1-go{GO}.linux-{arch}");
-    let said = output(
-        Command::new(go)
-            .args(["mod", "download", "-json", &module])
-            .env("GOTOOLCHAIN", "local")
-            .current_dir("/"),
-    )?;
-    let said: serde_json::Value = serde_json::from_str(&said).context("what go says of a module")?;
-    let source = said["Dir"].as_str().with_context(|| format!("go has no folder of {module}"))?;
+    let source = folder(&go, &module)?;
     let to = cache()?.join(format!("go-{GO}"));
     fs::create_dir_all(to.parent().context("a cache")?)?;
     run(Command::new("cp").args(["--recursive", "--no-target-directory"]).arg(source).arg(&to))?;

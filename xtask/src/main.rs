@@ -8,6 +8,7 @@ mod cross;
 mod doc;
 mod ebpf;
 mod go;
+mod image;
 mod install;
 mod test;
 mod vm;
@@ -26,6 +27,7 @@ enum Task {
     Bench(bench::Options),
     Vm(vm::Task),
     Cross(cross::Options),
+    Image(image::Options),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Task::Ebpf(options) => ebpf::run(&options),
         Task::Test(options) => return test::run(&options),
         Task::Doc(options) => doc::run(&options),
+        Task::Image(options) => image::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Cross(options) => cross::run(&options),
         Task::Vm(task) => match vm::run(&task) {

@@ -136,6 +136,34 @@ pub fn start(head: &[u8; 16]) -> Start {
     }
 }
 
+/// Whether bytes, fewer than eight and in the order of memory, are the beginning of a method and its space.
+#[inline(always)]
+pub fn may_begin(bytes: u64, len: u32) -> bool {
+    const METHODS: [u64; 9] = [
+        u64::from_le_bytes(*b"GET \0\0\0\0"),
+        u64::from_le_bytes(*b"PUT \0\0\0\0"),
+        u64::from_le_bytes(*b"POST \0\0\0"),
+        u64::from_le_bytes(*b"HEAD \0\0\0"),
+        u64::from_le_bytes(*b"PATCH \0\0"),
+        u64::from_le_bytes(*b"TRACE \0\0"),
+        u64::from_le_bytes(*b"DELETE \0"),
+        u64::from_le_bytes(*b"OPTIONS "),
+        u64::from_le_bytes(*b"CONNECT "),
+    ];
+    if len == 0 || len > 7 {
+        return false;
+    }
+    let kept = (1 << (8 * (len & 7))) - 1;
+    let mut i = 0;
+    while i < METHODS.len() {
+        if METHODS[i] & kept == bytes & kept {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
 /// Where a method ends that [`start`] does not know: at its space, or at a line end, which may be that of the segment.
 /// [`METHOD`] if it is none.
 #[inline(always)]
@@ -208,6 +236,17 @@ mod tests {
         }
         assert_eq!(start(&head(b"OPTIONS * HTTP/1.1")), Start::Request(Method::Options, 8));
         assert_eq!(start(&head(b"CONNECT a:1 HTTP/1.1")), Start::Request(Method::Connect, 8));
+    }
+
+    #[test]
+    fn knows_the_beginning_of_a_method() {
+        let may = |text: &str| {
+            let mut bytes = [0; 8];
+            bytes[..text.len()].copy_from_slice(text.as_bytes());
+            may_begin(u64::from_le_bytes(bytes), text.len() as u32)
+        };
+        assert!(["G", "GET", "P", "PAT", "CONNECT", "DELETE ", "OPTIONS"].into_iter().all(may));
+        assert!(!["", "X", "GEX", "PING", "get", "DELETED"].into_iter().any(may));
     }
 
     #[test]

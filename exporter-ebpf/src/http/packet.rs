@@ -12,7 +12,7 @@ const SYN: u8 = 2;
 pub(super) const RST: u8 = 4;
 
 /// How many bytes of a payload tell whether it is the same as another.
-pub(super) const MEMO: u32 = 64;
+pub(super) const MEMO: u32 = 128;
 
 /// The payload of a packet.
 pub(super) struct Packet {
@@ -125,9 +125,16 @@ impl Segment {
         unsafe {
             let window = (&raw const (*cursor).window).cast::<u64>();
             let mut i = 0;
-            while i < MEMO as usize / 8 {
+            while i < MEMO as usize / 16 {
                 hash = mix(hash, get(window.add(i)));
                 i += 1;
+            }
+            // Most of what is short is shorter than that.
+            if self.len > MEMO / 2 {
+                while i < MEMO as usize / 8 {
+                    hash = mix(hash, get(window.add(i)));
+                    i += 1;
+                }
             }
         }
         hash

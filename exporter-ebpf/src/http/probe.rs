@@ -3,6 +3,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
+    bindings::__sk_buff,
     btf_maps::Array,
     helpers::{bpf_ktime_get_ns, generated::bpf_sk_storage_get},
     macros::{btf_map, btf_tracepoint, cgroup_skb},
@@ -16,7 +17,7 @@ use super::{
     coverage::{self, Reason},
     deferred,
     framing::{Cursor, Source as _, Stream, WINDOW, get, pass, set},
-    head::{Method, Start, start},
+    head::{Method, Start, may_begin, start},
     packet::{FIN, MEMO, Packet, RST, Segment, mix},
     request::http_requests,
     response::{self, http_responses},
@@ -35,6 +36,8 @@ static ACTIVE: Array<Active, { DEFAULT_SLOTS as usize }, MMAPABLE> = Array::new(
 const STRIKES: u8 = 2;
 /// or this many in one: one that is older than the agent may be amid a long message.
 const ONE_WAY_STRIKES: u8 = u8::MAX;
+/// How short a segment is that may have less than a method and its space.
+const SHORT: u32 = 8;
 /// Bytes are accounted for before their count wraps.
 const UNSETTLED: u32 = 1 << 30;
 /// How many bytes of a length are compared, from its first digit on.
@@ -190,6 +193,12 @@ impl Segment {
                 Start::Response => count(Loss::ResponseUnmatched),
                 Start::Http2 => give_up(this, Reason::Http2, Loss::ConnectionHttp2),
                 Start::Tls => give_up(this, Reason::Tls, Loss::ConnectionTls),
+                // It may be a method of which there is no more yet.
+                Start::Other if self.len < SHORT && http_may_begin(cursor, self.len) != 0 => {
+                    (*this).role = if self.ingress { SERVER } else { CLIENT };
+                    (*this).requests.next = self.seq;
+                    return true;
+                }
                 Start::Other => {
                     let strikes = (&raw mut (*this).strikes).cast::<u8>();
                     let own = strikes.add(self.direction());
@@ -213,6 +222,8 @@ impl Segment {
         unsafe {
             let requests = ((*this).role == SERVER) == self.ingress;
             let stream = if requests { &raw mut (*this).requests } else { &raw mut (*this).responses };
+            let other = if requests { &raw mut (*this).responses } else { &raw mut (*this).requests };
+            self.notice_missed(this, cursor, other, requests);
             let next = self.seq.wrapping_add(self.len);
             let known = self.seq.wrapping_sub((*stream).next);
             let state = (*stream).state;
@@ -249,15 +260,19 @@ impl Segment {
                     return;
                 }
                 set(&raw mut (*cursor).at, seen);
-            } else if known != 0 && state != UNKNOWN && state != CLOSE {
-                if self.ingress {
+            } else if known != 0 && state != UNKNOWN {
+                if self.ingress && state != CLOSE {
                     self.hold(this);
                     return;
                 }
-                // It left unseen.
-                self.cross(this, cursor, stream, requests, known);
+                // It left unseen, or it is what goes on to the end of the connection.
+                http_cross(self.skb, this, cursor, u32::from(requests), known);
             }
             self.read(this, cursor, stream, requests, 0);
+            if state == UNKNOWN && get(&raw const (*stream).state) == UNKNOWN && (*this).status == 0 {
+                // It may be the rest of a message whose beginning is still to come.
+                return;
+            }
             (*stream).next = next;
             if self.ingress && (*this).hole != (*this).ahead {
                 self.catch_up(this, cursor, stream, requests);
@@ -407,37 +422,32 @@ impl Segment {
             let missed = (*this).ahead.wrapping_sub((*stream).next);
             (*this).hole = (*this).ahead;
             if missed as i32 > 0 {
-                self.cross(this, cursor, stream, requests, missed);
+                http_cross(self.skb, this, cursor, u32::from(requests), missed);
                 (*stream).next = (*stream).next.wrapping_add(missed);
             }
         }
     }
 
-    /// Crosses bytes of a stream that cannot be looked at any more: as a body, if they are of one.
+    /// What leaves says what has arrived: bytes of the other direction that it acknowledges and that were not seen, or were taken
+    /// for early, are not waited for any longer.
     #[inline(always)]
-    unsafe fn cross(
+    unsafe fn notice_missed(
         &self,
         this: *mut Connection,
         cursor: *mut Cursor,
-        stream: *mut Stream,
+        other: *mut Stream,
         requests: bool,
-        bytes: u32,
     ) {
         // SAFETY: the caller's.
         unsafe {
-            let state = get(&raw const (*stream).state);
-            let left = get(&raw const (*stream).left);
-            if (state == BODY || state == DATA) && left >= u64::from(bytes) {
-                pass(stream, state, left, u64::from(bytes));
-            } else if state != UNKNOWN && state != CLOSE {
-                set(&raw mut (*stream).state, UNKNOWN);
-                if requests || (*this).status == 0 {
-                    count(Loss::FramingLost);
-                }
+            let missed = self.ack.wrapping_sub((*other).next);
+            if self.ingress || (missed as i32) <= 0 || (*this).begun == 0 {
+                return;
             }
-            if !requests {
-                response::settle(self.skb, this, cursor);
-            }
+            self.complete(cursor, 0);
+            (*this).hole = (*this).ahead;
+            http_cross(self.skb, this, cursor, u32::from(!requests), missed);
+            (*other).next = self.ack;
         }
     }
 
@@ -460,6 +470,58 @@ impl Segment {
             }
         }
     }
+}
+
+/// Whether what [`Segment::peek`] loaded, which is shorter than a method, may be the beginning of one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn http_may_begin(cursor: *const Cursor, len: u32) -> u32 {
+    if cursor.is_null() {
+        return 0;
+    }
+    // SAFETY: the verifier's.
+    let word = unsafe { get((&raw const (*cursor).window).cast::<u64>()) };
+    u32::from(may_begin(word, len))
+}
+
+/// Crosses bytes of a stream that cannot be looked at any more: as a body, if they are of one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn http_cross(
+    skb: *mut __sk_buff,
+    this: *mut Connection,
+    cursor: *mut Cursor,
+    requests: u32,
+    bytes: u32,
+) -> u32 {
+    if this.is_null() || cursor.is_null() {
+        return 0;
+    }
+    // SAFETY: the verifier's: both have the size of their types, and `skb` is the context.
+    unsafe {
+        let stream = if requests != 0 { &raw mut (*this).requests } else { &raw mut (*this).responses };
+        let state = get(&raw const (*stream).state);
+        let left = get(&raw const (*stream).left);
+        if state == UNKNOWN {
+            return 0;
+        }
+        if state == CLOSE {
+            set(&raw mut (*stream).body, get(&raw const (*stream).body) + u64::from(bytes));
+            return 0;
+        }
+        if (state == BODY || state == DATA) && left >= u64::from(bytes) {
+            pass(stream, state, left, u64::from(bytes));
+        } else {
+            set(&raw mut (*stream).state, UNKNOWN);
+            if requests != 0 || get(&raw const (*this).status) == 0 {
+                count(Loss::FramingLost);
+            }
+        }
+        if requests == 0 {
+            response::settle(skb, this, cursor);
+        }
+    }
+    0
 }
 
 #[inline(always)]

@@ -22,7 +22,7 @@ pub(super) const ROUNDS: u32 = 128;
 const ENOUGH: u32 = 0;
 /// A request line was read as far as it matters.
 const MORE: u32 = 1;
-/// A line end before it was skipped.
+/// A line end before it was skipped, or there is more of it.
 const AGAIN: u32 = 2;
 
 /// Takes a payload in the direction of requests: whether it was one request and nothing else.
@@ -73,6 +73,12 @@ pub(super) extern "C" fn http_requests(
         let state = get(&raw const (*stream).state);
         if (state == UNKNOWN || !is_over(cursor)) && get(&raw const (*this).opaque) == 0 {
             set(&raw mut (*stream).state, UNKNOWN);
+            if get(&raw const (*this).begun) == 0 {
+                // What seemed to be a method was none: back to not knowing.
+                (*this).role = 0;
+                set(&raw mut (*stream).state, START);
+                return 0;
+            }
             count(Loss::FramingLost);
         }
         let only = get(&raw const (*this).begun).wrapping_sub(begun) == 1 && before == START;
@@ -189,17 +195,18 @@ pub(super) extern "C" fn http_line(
             i += 1;
         }
         let kept = opaque(get(&raw const (*carry).len));
-        let mut len = opaque(get(&raw const (*cursor).end));
+        let at = get(&raw const (*cursor).at);
+        let mut len = opaque(get(&raw const (*cursor).end).wrapping_sub(at));
         if kept > HEAD as u64 || len == 0 {
             return FAILED;
         }
         if len > (WINDOW - HEAD) as u64 {
             len = (WINDOW - HEAD) as u64;
         }
-        if !packet.load(0, window.add(kept as usize), len as u32) {
+        if !packet.load(at, window.add(kept as usize), len as u32) {
             return FAILED;
         }
-        let from = 0_u32.wrapping_sub(kept as u32);
+        let from = at.wrapping_sub(kept as u32);
         set(&raw mut (*cursor).base, from);
         set(&raw mut (*cursor).at, from);
         set(&raw mut (*cursor).filled, (kept + len) as u32);
@@ -208,7 +215,7 @@ pub(super) extern "C" fn http_line(
     }
 }
 
-/// Keeps a first line that goes on in the next segment; 0 if that cannot be.
+/// Keeps a first line that goes on behind the window, as a rule in the next segment; 0 if that cannot be.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn http_keep(
@@ -235,9 +242,10 @@ pub(super) extern "C" fn http_keep(
             set((&raw mut (*carry).bytes).cast::<u64>().add(i), get(window.add(i)));
             i += 1;
         }
-        (*carry).len = get(&raw const (*cursor).filled);
+        let filled = get(&raw const (*cursor).filled);
+        (*carry).len = filled;
         (*carry).start = start;
-        set(&raw mut (*cursor).at, get(&raw const (*cursor).end));
+        set(&raw mut (*cursor).at, get(&raw const (*cursor).base).wrapping_add(filled));
     }
     1
 }
@@ -290,7 +298,7 @@ extern "C" fn http_find(skb: *mut __sk_buff, cursor: *mut Cursor, stream: *mut S
         if u32::from(get(&raw const (*cursor).route_end)) == filled && filled < HEAD as u32 {
             if http_keep(skb, cursor, 0, began) != 0 {
                 set(&raw mut (*stream).state, PARTIAL);
-                return ENOUGH;
+                return if is_over(cursor) { ENOUGH } else { AGAIN };
             }
             count(Loss::RequestLineSplit);
             set(&raw mut (*cursor).route, 0);

@@ -62,10 +62,18 @@ pub(super) extern "C" fn http_responses(
 pub(super) unsafe fn settle(skb: *mut __sk_buff, this: *mut Connection, cursor: *mut Cursor) -> u8 {
     // SAFETY: the caller's.
     unsafe {
-        let state = get(&raw const (*this).responses.state);
+        let stream = &raw mut (*this).responses;
+        let state = get(&raw const (*stream).state);
         let status = get(&raw const (*this).status);
         if status == 0 {
             return state;
+        }
+        if state == CLOSE {
+            // All of it is the body.
+            let end = get(&raw const (*cursor).end);
+            let rest = end.wrapping_sub(get(&raw const (*cursor).at));
+            set(&raw mut (*stream).body, get(&raw const (*stream).body) + u64::from(rest));
+            set(&raw mut (*cursor).at, end);
         }
         if state == START || state == CLOSE || state == UNKNOWN {
             (*this).last = now(skb, cursor);

@@ -87,6 +87,12 @@ pub fn workload(path: &str) -> Workload<'_> {
     }
 }
 
+/// The path of the innermost pod that a cgroup is in, or is.
+#[must_use]
+pub fn pod(path: &str) -> Option<&str> {
+    ancestors(path).find_map(|(at, name)| pod_uid(name).map(|_| at))
+}
+
 const INIT_SCOPE: &str = "init.scope";
 const UNIT_SUFFIXES: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
 const ID_LEN: usize = 64;

@@ -1,5 +1,7 @@
 //! Which cgroups there are, and the workload that each belongs to. Walked once; followed by events from then on.
 
+pub mod naming;
+
 use std::{
     cell::Cell,
     fs,
@@ -10,11 +12,12 @@ use std::{
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::naming::{Names, Owner, Role};
 use super::{
     layout::{HierarchyIndex, Layout},
     path,
 };
-use crate::snapshot::Labels;
+use crate::{kube::pod::Resources, snapshot::Labels};
 
 /// A cgroup: ids are unique within a hierarchy only.
 pub type NodeKey = (HierarchyIndex, u64);
@@ -43,8 +46,21 @@ pub struct Workload {
     pub labels: Labels,
     /// Its cgroups, the dead ones that have not been released among them.
     pub nodes: Vec<NodeKey>,
-    /// OOM kills of its cgroups that are gone.
+    /// OOM kills of its cgroups that are gone, and of the runs before of the same container.
     pub oom_kills: u64,
+    /// The workload of the pod that it is in.
+    pub pod: Option<WorkloadId>,
+    /// What it is to the cluster.
+    pub role: Role,
+    /// What the scheduler reserves for it.
+    pub requests: Resources,
+    /// What it may use at most, by the pod's description.
+    pub limits: Resources,
+    /// Which container of which pod it is, however often that restarts.
+    owner: Option<Owner>,
+    /// The version of the pod that named it.
+    version: u64,
+    born: Instant,
     alive: usize,
 }
 
@@ -52,6 +68,16 @@ impl Workload {
     /// Whether all its cgroups are gone: it is shown once more.
     pub fn is_dead(&self) -> bool {
         self.alive == 0
+    }
+
+    /// Changes when its pod does.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether it is a pod's own cgroup, in which its containers are.
+    pub fn is_pod(&self) -> bool {
+        matches!(self.role, Role::Pod | Role::UnnamedPod)
     }
 }
 
@@ -73,6 +99,9 @@ pub struct Grave {
     /// How many of its processes were killed.
     pub oom_kills: u64,
     path: Arc<str>,
+    container_id: Option<String>,
+    pod_uid: Option<String>,
+    owner: Option<Owner>,
     since: Instant,
 }
 
@@ -85,6 +114,8 @@ pub struct Released {
     pub workload: WorkloadId,
     /// Whether the workload goes on, and keeps what the cgroup had counted.
     pub survives: bool,
+    /// The workload of its pod, which goes on.
+    pub pod: Option<WorkloadId>,
 }
 
 /// The cgroups and their workloads.
@@ -100,6 +131,7 @@ pub struct Tree {
     /// What is new since it was asked for.
     added: Vec<NodeKey>,
     graves: Vec<Grave>,
+    names: Option<Names>,
     scrape: u64,
     /// Directories that could not be read, because their path is too long or they vanished.
     pub unreadable: u64,
@@ -187,9 +219,18 @@ impl Tree {
             return known;
         }
         let own: Arc<str> = found.path.into();
-        let name = found.container_id.or(found.unit).unwrap_or(found.path);
+        let pod = path::pod(found.path).filter(|_| found.pod_uid.is_some());
+        let is_pod = pod == Some(found.path) && found.container_id.is_none() && found.unit.is_none();
+        let (labels, role) = self.newcomer(&found, is_pod);
         let mut workload = Workload {
-            labels: Labels::new(&[("id", found.path), ("name", name)]),
+            labels,
+            role,
+            pod: pod.filter(|_| !is_pod).and_then(|pod| self.by_path.get(pod).copied()),
+            requests: Resources::default(),
+            limits: Resources::default(),
+            owner: None,
+            version: 0,
+            born: Instant::now(),
             container_id: found.container_id.map(str::to_owned),
             runtime: found.runtime,
             pod_uid: found.pod_uid.map(Into::into),
@@ -208,6 +249,12 @@ impl Tree {
             self.workloads.len() - 1
         });
         self.workloads[id] = Some(workload);
+        if is_pod {
+            // Most often none: what is above comes first.
+            let inside = |workload: &&mut Workload| path::pod(&workload.path) == Some(&*own);
+            let inside = self.workloads.iter_mut().flatten().filter(inside);
+            inside.filter(|workload| workload.path != own).for_each(|workload| workload.pod = Some(id));
+        }
         self.by_path.insert(own, id);
         id
     }
@@ -264,10 +311,14 @@ impl Tree {
         self.workloads.get(id)?.as_ref()
     }
 
-    /// Whether the workload's series are shown by themselves: containers, units, leaves and the root. Others (slices, pods)
-    /// only group, and are shown when a task of theirs did something.
+    /// Whether the workload's series are shown by themselves: containers, pods that have a name, units, leaves and the root.
+    /// Others (slices) only group, and are shown when a task of theirs did something.
     pub fn is_shown(&self, workload: &Workload) -> bool {
+        if workload.labels.is_withheld() {
+            return false;
+        }
         workload.container_id.is_some()
+            || workload.role == Role::Pod
             || workload.unit.is_some()
             || &*workload.path == "/"
             || !self.children.contains_key(&workload.path)
@@ -311,11 +362,11 @@ impl Tree {
             let node = self.nodes.remove(&key)?;
             let workload = self.workloads[node.workload].as_mut()?;
             workload.nodes.retain(|known| *known != key);
-            let survives = !workload.nodes.is_empty();
+            let (survives, pod) = (!workload.nodes.is_empty(), workload.pod);
             if !survives {
                 self.bury(node.workload);
             }
-            Some(Released { key, workload: node.workload, survives })
+            Some(Released { key, workload: node.workload, survives, pod })
         });
         let released = released.collect();
         self.graves.retain(|grave| grave.since.elapsed() < GRAVE_AGE);
@@ -325,14 +376,24 @@ impl Tree {
     fn bury(&mut self, id: WorkloadId) {
         let Some(workload) = self.workloads[id].take() else { return };
         self.by_path.remove(&workload.path);
-        if workload.oom_kills == 0 {
+        if workload.is_pod() {
+            let members = self.workloads.iter_mut().flatten().filter(|member| member.pod == Some(id));
+            members.for_each(|member| member.pod = None);
+        }
+        // Of a pod they are its containers', once more.
+        if workload.oom_kills == 0 || workload.is_pod() {
+            return;
+        }
+        if let Some(successor) = self.successor(&workload) {
+            successor.oom_kills += workload.oom_kills;
             return;
         }
         if self.graves.len() >= GRAVES {
             self.graves.remove(0);
         }
-        let Workload { labels, oom_kills, path, .. } = workload;
-        self.graves.push(Grave { labels, oom_kills, path, since: Instant::now() });
+        let Workload { labels, oom_kills, path, container_id, pod_uid, owner, .. } = workload;
+        let since = Instant::now();
+        self.graves.push(Grave { labels, oom_kills, path, container_id, pod_uid, owner, since });
     }
 }
 

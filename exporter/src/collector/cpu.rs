@@ -1,5 +1,7 @@
 //! CPU: on-CPU time, run-queue waits, CFS throttling. The kernel half is `exporter-ebpf/src/cpu.rs`.
 
+mod utilization;
+
 use std::{
     fs,
     os::fd::{AsFd as _, OwnedFd},
@@ -13,6 +15,7 @@ use exporter_ebpf::{
 
 use rustc_hash::FxHashMap;
 
+use self::utilization::{OF_LIMIT, OF_REQUEST, Utilization};
 use super::{Collector, Context, Start, owners};
 use crate::{
     cgroup::tree::{Released, Tree, Workload, WorkloadId},
@@ -66,8 +69,17 @@ static SPEC_QUOTA: Metric = Metric::container(
 );
 
 /// The metrics of this signal.
-pub static METRICS: &[&Metric] =
-    &[&USAGE, &WAIT, &PERIODS, &THROTTLED_PERIODS, &THROTTLED, &SPEC_PERIOD, &SPEC_QUOTA];
+pub static METRICS: &[&Metric] = &[
+    &USAGE,
+    &OF_LIMIT,
+    &OF_REQUEST,
+    &WAIT,
+    &PERIODS,
+    &THROTTLED_PERIODS,
+    &THROTTLED,
+    &SPEC_PERIOD,
+    &SPEC_QUOTA,
+];
 
 /// Upper bounds of the wait buckets, ns: 10 us to 10 s.
 pub const WAIT_BOUNDS: [u64; 13] = [
@@ -119,6 +131,9 @@ struct Collect {
     /// What cgroups that are gone had consumed, ns: of workloads that go on, and of all.
     retained: FxHashMap<WorkloadId, u64>,
     departed: u64,
+    /// What those of a pod's containers had consumed that are gone, ns, by the pod's own workload.
+    buried: FxHashMap<WorkloadId, u64>,
+    utilization: Utilization,
 }
 
 impl Collect {
@@ -133,8 +148,9 @@ impl Collect {
         let bandwidth = walker
             .and_then(|walker| walker.inspect_err(|error| probes.degrade_to_files(BANDWIDTH, error)).ok());
         let cpu = probes.array(CPU)?;
-        let (base, retained) = (FxHashMap::default(), FxHashMap::default());
-        Ok(Self { cpu, settle, bandwidth, base, retained, departed: 0 })
+        let (base, retained, buried) = Default::default();
+        let utilization = Utilization::default();
+        Ok(Self { cpu, settle, bandwidth, base, retained, departed: 0, buried, utilization })
     }
 
     /// Takes over the kernel's account of what each workload had consumed before. Once, after attaching.
@@ -142,11 +158,13 @@ impl Collect {
         self.charge();
         let counted = self.counted(context);
         let total: u64 = counted.values().sum();
+        let pods = self.pods(context, &counted);
         let Some(v2) = context.tree.layout().v2() else { return };
         for (id, workload) in context.tree.all() {
             let path = v2.directory(&workload.path).join("cpu.stat");
             let Some(usage) = fs::read_to_string(path).ok().and_then(|text| usage(&text)) else { continue };
-            let own = if &*workload.path == "/" { total } else { counted.get(&id).copied().unwrap_or(0) };
+            let own = counted.get(&id).copied().unwrap_or(0) + pods.get(&id).copied().unwrap_or(0);
+            let own = if &*workload.path == "/" { total } else { own };
             self.base.insert(id, usage as i64 - own as i64);
         }
     }
@@ -172,8 +190,24 @@ impl Collect {
         sums
     }
 
-    fn usage(&self, context: &Context<'_>, out: &mut Snapshot) {
+    /// What the containers of each pod consumed since the probe saw them, ns, by the pod's own workload.
+    fn pods(
+        &self,
+        context: &Context<'_>,
+        counted: &FxHashMap<WorkloadId, u64>,
+    ) -> FxHashMap<WorkloadId, u64> {
+        let mut sums = self.buried.clone();
+        for (id, workload) in context.tree.all() {
+            if let (Some(pod), Some(nanos)) = (workload.pod, counted.get(&id)) {
+                *sums.entry(pod).or_default() += nanos;
+            }
+        }
+        sums
+    }
+
+    fn usage(&mut self, context: &Context<'_>, out: &mut Snapshot) {
         let counted = self.counted(context);
+        let pods = self.pods(context, &counted);
         // Slot 0 has what no slot could be given for.
         let homeless = self.cpu.get(0).map_or(0, |cpu| cpu.on_cpu);
         let total = counted.values().sum::<u64>() + homeless + self.departed;
@@ -187,11 +221,13 @@ impl Collect {
             let nanos = match (&*workload.path, own) {
                 ("/", _) => total,
                 (_, None | Some(0)) if !context.tree.is_shown(workload) => continue,
-                (_, own) => own.unwrap_or(0),
+                (_, own) => own.unwrap_or(0) + pods.get(&id).copied().unwrap_or(0),
             };
             let nanos = (nanos as i64 + self.base.get(&id).copied().unwrap_or(0)).max(0);
             family.value(&workload.labels, &["total"], nanos as f64 / 1e9);
+            self.utilization.add(id, workload, nanos);
         }
+        self.utilization.emit(context.tree, out);
     }
 
     fn throttling(&self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
@@ -222,6 +258,16 @@ impl Collect {
     }
 }
 
+impl Collect {
+    /// What a workload that is gone had consumed stays its pod's, and the node's.
+    fn depart(&mut self, released: &Released, nanos: u64) {
+        self.departed += nanos;
+        if let Some(pod) = released.pod {
+            *self.buried.entry(pod).or_default() += nanos;
+        }
+    }
+}
+
 impl Collector for Collect {
     fn name(&self) -> &'static str {
         SIGNAL.name
@@ -249,13 +295,16 @@ impl Collector for Collect {
             if released.survives {
                 *self.retained.entry(released.workload).or_default() += cpu.on_cpu;
             } else {
-                self.departed += cpu.on_cpu;
+                self.depart(released, cpu.on_cpu);
             }
             self.cpu.set(slot, Cpu { on_cpu: 0, row: 0, reserved: 0 });
         }
         if !released.survives {
-            self.departed += self.retained.remove(&released.workload).unwrap_or(0);
+            let retained = self.retained.remove(&released.workload).unwrap_or(0);
+            self.depart(released, retained);
             self.base.remove(&released.workload);
+            self.buried.remove(&released.workload);
+            self.utilization.forget(released.workload);
         }
     }
 }

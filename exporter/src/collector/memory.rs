@@ -14,7 +14,7 @@ use super::{Collector, Context, Start};
 use crate::{
     cgroup::{
         layout::HierarchyIndex,
-        tree::{Tree, WorkloadId},
+        tree::{Tree, Workload, WorkloadId},
     },
     probes::Probes,
     snapshot::{Kind, Labels, Metric, Snapshot},
@@ -75,6 +75,18 @@ static OOM: Metric = Metric::container(
 );
 static LIMIT: Metric =
     Metric::container("container_spec_memory_limit_bytes", Kind::Gauge, &[], "The memory limit; 0 is none.");
+static OF_LIMIT: Metric = Metric::container(
+    "container_memory_limit_utilization_ratio",
+    Kind::Gauge,
+    &[],
+    "Working set as a part of the limit. Only of a pod's containers that have one.",
+);
+static OF_REQUEST: Metric = Metric::container(
+    "container_memory_request_utilization_ratio",
+    Kind::Gauge,
+    &[],
+    "Working set as a part of what is requested. Only of a pod's containers that request any.",
+);
 
 static SOURCE: Metric = Metric::agent(
     "podmeter_memory_source",
@@ -98,6 +110,8 @@ pub static METRICS: &[&Metric] = &[
     &FAILURES,
     &OOM,
     &LIMIT,
+    &OF_LIMIT,
+    &OF_REQUEST,
     &SOURCE,
 ];
 
@@ -132,6 +146,13 @@ pub struct Values {
     pub oom_kills: Option<u64>,
 }
 
+impl Values {
+    /// What cannot be had back without a look at who uses it.
+    fn working_set(&self) -> u64 {
+        self.usage.saturating_sub(self.inactive_file)
+    }
+}
+
 /// Builds the collector; its files say what its iterator says, so it needs no probe.
 ///
 /// # Errors
@@ -139,6 +160,9 @@ pub struct Values {
 pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
     Ok(Box::new(Collect::new(start.probes, start.tree)))
 }
+
+/// What a container may use, or is reserved; nothing where its pod does not say.
+type Most = fn(&Workload) -> Option<f64>;
 
 /// What a metric takes from the values; nothing where they do not have it.
 type Gauge = fn(&Values) -> Option<u64>;
@@ -232,7 +256,9 @@ impl Collector for Collect {
         let tree = context.tree;
         let mut values = self.read(tree);
         // What died since the last scrape is shown once more, as it was then.
-        for (id, _) in tree.all().filter(|(_, workload)| workload.is_dead()) {
+        // But for a container that runs again already: it would have twice what it has.
+        let is_last = |workload: &Workload| workload.is_dead() && !tree.has_successor(workload);
+        for (id, _) in tree.all().filter(|(_, workload)| is_last(workload)) {
             if let Some(last) = self.last.get(&id) {
                 values.entry(id).or_insert(Values { oom_kills: last.oom_kills.and(Some(0)), ..*last });
             }
@@ -243,7 +269,7 @@ impl Collector for Collect {
             .collect();
         let gauges: [(&'static Metric, Gauge); 11] = [
             (&USAGE, |v| Some(v.usage)),
-            (&WORKING_SET, |v| Some(v.usage.saturating_sub(v.inactive_file))),
+            (&WORKING_SET, |v| Some(v.working_set())),
             (&MAX_USAGE, |v| v.max_usage),
             (&RSS, |v| Some(v.anon)),
             (&CACHE, |v| Some(v.file)),
@@ -263,6 +289,18 @@ impl Collector for Collect {
                 }
             }
         }
+        let ratios: [(&'static Metric, Most); 2] = [
+            (&OF_LIMIT, |workload| workload.limits.memory),
+            (&OF_REQUEST, |workload| workload.requests.memory),
+        ];
+        for (metric, most) in ratios {
+            let family = out.family(metric);
+            for (workload, values) in &shown {
+                if let Some(most) = most(workload).filter(|most| *most > 0.0) {
+                    family.value(&workload.labels, &[], values.working_set() as f64 / most);
+                }
+            }
+        }
         let family = out.family(&FAILURES);
         for (workload, values) in &shown {
             for scope in ["container", "hierarchy"] {
@@ -271,7 +309,8 @@ impl Collector for Collect {
             }
         }
         let family = out.family(&OOM);
-        for (workload, values) in &shown {
+        // A kill is a container's: its pod's count would be the same kill again.
+        for (workload, values) in shown.iter().filter(|(workload, _)| !workload.is_pod()) {
             if let Some(kills) = values.oom_kills {
                 family.value(&workload.labels, &[], (workload.oom_kills + kills) as f64);
             }
@@ -279,7 +318,7 @@ impl Collector for Collect {
         // Dead before the first scrape saw them: their kills are known all the same.
         let is_read = |id: &WorkloadId| values.get(id).is_some_and(|values| values.oom_kills.is_some());
         let unread = tree.all().filter(|(id, workload)| !is_read(id) && workload.oom_kills > 0);
-        for (_, workload) in unread {
+        for (_, workload) in unread.filter(|(_, workload)| !workload.is_pod()) {
             family.value(&workload.labels, &[], workload.oom_kills as f64);
         }
         for grave in tree.graves() {

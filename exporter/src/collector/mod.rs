@@ -5,7 +5,9 @@ pub mod block_io;
 pub mod cpu;
 pub mod http;
 pub mod memory;
+pub mod pods;
 pub mod pressure;
+pub mod spec;
 pub mod tcp;
 
 use exporter_ebpf::{
@@ -16,6 +18,7 @@ use exporter_ebpf::{
 use crate::{
     cgroup::tree::{NodeKey, Released, Tree, WorkloadId},
     config::Agent,
+    http::guard,
     probes::Probes,
     route::Routes,
     series::{Key, Series, Sum},
@@ -124,9 +127,15 @@ pub fn catalogue() -> Vec<Section> {
         summary: entry.signal.summary,
         metrics: entry.metrics.to_vec(),
     });
+    let pods = Section {
+        signal: "kubernetes",
+        summary: pods::SUMMARY,
+        metrics: [spec::METRICS, pods::METRICS].concat(),
+    };
     let own =
         Section { signal: "podmeter", summary: "The agent's own health.", metrics: agent::METRICS.to_vec() };
-    signals.chain([own]).collect()
+    let guard = Section { signal: "security", summary: guard::SUMMARY, metrics: guard::METRICS.to_vec() };
+    signals.chain([pods, guard, own]).collect()
 }
 
 /// The slots' owners, and how many slots are of a cgroup that the tree does not know.

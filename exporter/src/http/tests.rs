@@ -69,7 +69,13 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { stopped.await.unwrap_or_default() };
-        let task = tokio::spawn(serve_within(limits, listener, Arc::new(Fake { gather, well }), shutdown));
+        let task = tokio::spawn(serve_within(
+            limits,
+            listener,
+            Guard::default(),
+            Arc::new(Fake { gather, well }),
+            shutdown,
+        ));
         Self { address, stop, task }
     }
 

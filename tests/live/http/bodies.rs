@@ -107,6 +107,19 @@ fn a_head_in_pieces_is_one_request() {
     assert_eq!(Lab::lost_in_all(&scrape), 0, "{}", lab.story(&scrape));
 }
 
+/// The first segment of a connection has not even a method.
+#[test]
+#[ignore = "shows what is not measured yet: such a connection is not known to speak HTTP, which is told"]
+fn a_first_segment_may_be_a_byte() {
+    let lab = Lab::alone(&[]);
+    let server = lab.serve("127.0.0.1:0");
+    let mut talk = open(&lab, &server);
+    talk.all(&["send G", "send ET", "send  /a HTTP/1.1\\r\\n\\r\\n", "answer"]);
+    talk.all(&["send GET /a HTTP/1.1\\r\\n\\r\\n", "answer", "close"]);
+    let scrape = lab.settled(2, 2);
+    assert_eq!(lab.counts(&scrape, &[("http_route", "/a")]), (2, 2), "{}", lab.story(&scrape));
+}
+
 /// Twice each on one connection: the second shows what the first left behind.
 fn interim(path: &str, expect: &str) {
     let lab = Lab::alone(&[]);

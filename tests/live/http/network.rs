@@ -1,11 +1,57 @@
 //! A network that loses packets: two namespaces with a wire between them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use podmeter_tests::{process::Gated, temp::TempDir, wait};
+use podmeter_tests::{process::Gated, scrape::Scrape, temp::TempDir, wait};
 
 use super::lab::{CLIENT, Lab, PEER, SERVER, Talk};
 use crate::wire::Wire;
+
+/// What [`streams`] ask for.
+const ROUTES: [&str; 3] = ["/upload", "/body/{id}", "/hello"];
+
+/// Clients that run at once, so many for each route, each with so many requests on a connection that is kept: a head is lost now
+/// and then in its middle.
+fn streams(lab: &Lab, wire: &Wire, address: &str, count: usize, each: usize) -> Streams {
+    let directory = TempDir::new("network");
+    let upload = format!("@{}", directory.file("body", vec![b'x'; 30_000]));
+    let long = format!("X-Long: {}", "a".repeat(3000));
+    let urls = [
+        (&["--data-binary", &upload][..], format!("http://{address}/upload?[1-{each}]")),
+        (&[], format!("http://{address}/body/30000?[1-{each}]")),
+        (&["--header", &long], format!("http://{address}/hello?[1-{each}]")),
+    ];
+    let curl =
+        ["curl", "-q", "-s", "--max-time", "120", "--output", "/dev/null", "--write-out", "%{http_code}\\n"];
+    let streams = urls.iter().flat_map(|(flags, url)| {
+        (0..count).map(|_| {
+            let line = [&curl[..], flags, &["--header", "Expect:", url]].concat();
+            let mut process = lab.client.spawn(&wire.within(1, &line));
+            process.go();
+            process
+        })
+    });
+    Streams { processes: streams.collect(), each, _directory: directory }
+}
+
+/// Clients that run.
+struct Streams {
+    processes: Vec<Gated>,
+    each: usize,
+    _directory: TempDir,
+}
+
+impl Streams {
+    /// Waits for their end: all was answered.
+    fn end(self) {
+        let each = self.each;
+        for mut stream in self.processes {
+            let said: Vec<_> = (0..each).map(|_| stream.line()).collect();
+            assert_eq!(said, vec!["200"; each], "curl");
+            stream.finish();
+        }
+    }
+}
 
 /// What was counted, plus what was counted as lost, is what was sent: at each side, whichever packets come twice, late or in
 /// another order.
@@ -18,40 +64,17 @@ fn lost_packets_lose_no_request() {
     let mut server: Gated = lab.server.spawn(&wire.within(0, &[PEER, "serve", "10.99.0.1:0"]));
     let address = server.go().line();
     wire.slow();
-    let directory = TempDir::new("network");
-    let upload = format!("@{}", directory.file("body", vec![b'x'; 30_000]));
-    // Connections are kept, so that a head is lost now and then in their middle; all streams run at once.
-    let long = format!("X-Long: {}", "a".repeat(3000));
-    let urls = [
-        (&["--data-binary", &upload][..], format!("http://{address}/upload?[1-{EACH}]")),
-        (&[], format!("http://{address}/body/30000?[1-{EACH}]")),
-        (&["--header", &long], format!("http://{address}/hello?[1-{EACH}]")),
-    ];
-    let curl =
-        ["curl", "-q", "-s", "--max-time", "120", "--output", "/dev/null", "--write-out", "%{http_code}\\n"];
-    let streams = urls.iter().flat_map(|(flags, url)| {
-        (0..STREAMS).map(|_| {
-            let line = [&curl[..], flags, &["--header", "Expect:", url]].concat();
-            let mut process = lab.client.spawn(&wire.within(1, &line));
-            process.go();
-            process
-        })
-    });
-    let streams: Vec<_> = streams.collect();
+    let streams = streams(&lab, &wire, &address, STREAMS, EACH);
     // What is lost before a connection is one is another matter: see `wrk`.
-    wait::until("connections", || (wire.connections() == streams.len()).then_some(()));
+    wait::until("connections", || (wire.connections() == streams.processes.len()).then_some(()));
     wire.lose();
-    for mut stream in streams {
-        let said: Vec<_> = (0..EACH).map(|_| stream.line()).collect();
-        assert_eq!(said, vec!["200"; EACH], "curl");
-        stream.finish();
-    }
+    streams.end();
     let lost = wire.lost();
     println!("packets lost at server and client: {lost:?}");
     assert!(lost.iter().all(|lost| *lost > 0), "the wire loses packets: {lost:?}");
-    let sent = (urls.len() * STREAMS * EACH) as u64;
+    let sent = (ROUTES.len() * STREAMS * EACH) as u64;
     let scrape = lab.settled(sent, sent);
-    for route in ["/upload", "/body/{id}", "/hello"] {
+    for route in ROUTES {
         let expected = (STREAMS * EACH) as u64;
         assert_eq!(
             lab.counts(&scrape, &[("http_route", route)]),
@@ -90,5 +113,51 @@ fn a_body_may_come_before_its_head() {
         assert!(sum("/upload") <= took, "{side}: {} s, not {took} s", sum("/upload"));
         // The one before them ended when its answer did.
         assert!(sum("/first") < 0.2, "{side}: {} s", sum("/first"));
+    }
+}
+
+/// Packets are lost, overtaken and delivered twice, from the handshake to the end: each side has counted each request, or told
+/// of its loss. Where a message ended may not be known, which is told of, and loses no request by itself.
+#[test]
+fn a_rough_wire_loses_no_request() {
+    const STREAMS: usize = 6;
+    const EACH: usize = 40;
+    let seed = std::env::var("PODMETER_SEED").map_or(1, |seed| seed.parse().expect("a number"));
+    println!("PODMETER_SEED={seed}");
+    let lab = Lab::alone(&[]);
+    let mut wire = Wire::to_be_rough(seed);
+    let mut server: Gated = lab.server.spawn(&wire.within(0, &[PEER, "serve", "10.99.0.1:0"]));
+    let address = server.go().line();
+    wire.roughen();
+    streams(&lab, &wire, &address, STREAMS, EACH).end();
+    let happened = wire.happened();
+    println!("on the way to server and client: {happened:?}");
+    for end in happened {
+        let all = [Some(end.dropped), end.reordered, end.duplicated];
+        assert!(all.iter().flatten().all(|count| *count > 0), "the wire is rough: {happened:?}");
+    }
+    let sent = (ROUTES.len() * STREAMS * EACH) as u64;
+    let counted = |scrape: &Scrape| {
+        let (server, client) = lab.counts(scrape, &[]);
+        server + client
+    };
+    // What is lost for good does not come late, and idle connections are counted after two seconds.
+    let ended = Instant::now();
+    let scrape = lab.agent.scrape_until("every request is told of", |scrape| {
+        counted(scrape) >= 2 * sent || ended.elapsed() > Duration::from_secs(6)
+    });
+    println!("{}", lab.story(&scrape));
+    let missing = (2 * sent).saturating_sub(counted(&scrape));
+    assert!(
+        missing <= Lab::lost_in_all(&scrape),
+        "{missing} requests of {sent} at each end are lost without a word"
+    );
+    let (server, client) = lab.counts(&scrape, &[]);
+    assert!(server <= sent && client <= sent, "{server} and {client} of {sent}");
+    for route in ROUTES {
+        let most = (STREAMS * EACH) as u64;
+        let (server, client) =
+            lab.counts(&scrape, &[("http_route", route), ("http_response_status_code", "200")]);
+        assert!(server <= most && client <= most, "{route}: {server} and {client} of {most}");
     }
 }

@@ -46,8 +46,16 @@ pub(super) struct Agent {
 impl Agent {
     /// Starts it on a free port of loopback, and waits until it serves.
     pub(super) fn start(binary: &Path) -> Result<Self> {
-        let mut command = Command::new(binary);
-        command.args(["agent", "--listen=127.0.0.1:0", "--log-format=json", "--log-level=info"]);
+        Self::spawn(Command::new(binary).arg("agent"), binary)
+    }
+
+    /// As [`Self::start`]; its machine is a cgroup, to which its packet programs are attached.
+    pub(super) fn within(binary: &Path, cgroup: &Path) -> Result<Self> {
+        Self::spawn(Command::new(binary).arg("agent").arg("--cgroupfs").arg(cgroup), binary)
+    }
+
+    fn spawn(command: &mut Command, binary: &Path) -> Result<Self> {
+        command.args(["--listen=127.0.0.1:0", "--log-format=json", "--log-level=info"]);
         let started = Instant::now();
         let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut process = Process(child.with_context(|| format!("cannot start {}", binary.display()))?);

@@ -44,6 +44,11 @@ pub(super) struct Container {
 }
 
 impl Container {
+    /// Its directory in cgroup v2.
+    pub(super) fn v2(&self) -> &Path {
+        &self.directories[0]
+    }
+
     /// A command that runs in it; the process keeps its number.
     pub(super) fn command(&self, program: &[&str]) -> Command {
         self.shell("exec \"$@\"", program)
@@ -76,11 +81,6 @@ impl Containers {
         let hierarchies = hierarchies(&read("/proc/self/mounts")?)?;
         let top = format!("kubepods-podmeter-bench-{}", std::process::id());
         Ok(Self { hierarchies, top, made: Vec::new(), paths: Vec::new(), sleepers: Vec::new() })
-    }
-
-    /// The root of cgroup v2.
-    pub(super) fn root(&self) -> &Path {
-        &self.hierarchies[0]
     }
 
     /// Makes one more container, in the last pod while that has only one.

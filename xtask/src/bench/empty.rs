@@ -1,32 +1,27 @@
-//! Programs that do nothing, at the hooks of podmeter's: what they cost is the price of the hook and of its measuring.
+//! Programs that do nothing, at the tracepoints of podmeter's: what they cost is the price of the hook and of its measuring.
 
-use std::{collections::HashMap, fs, fs::File, os::fd::AsFd as _, path::Path};
+use std::{collections::HashMap, fs};
 
 use anyhow::{Context as _, Result};
 
-use super::sys::{EGRESS, Empty, INGRESS};
+use super::{minimal::passes, sys::Attached};
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// One for each of podmeter's programs that events run, by its name.
-pub(super) fn attach(cgroup: &Path) -> Result<HashMap<&'static str, Empty>> {
+/// One for each of podmeter's programs at tracepoints that events run, by its name.
+pub(super) fn attach() -> Result<HashMap<&'static str, Attached>> {
     let btf =
         fs::read(BTF).with_context(|| format!("cannot read {BTF}: the kernel was built without BTF"))?;
     let tracepoint = |name: &str| {
         let id = typedef(&btf, &format!("btf_trace_{name}"));
         let id = id.with_context(|| format!("{BTF} has no tracepoint {name}"))?;
-        Empty::tracepoint(id).with_context(|| format!("cannot attach an empty program to {name}"))
-    };
-    let root = File::open(cgroup).with_context(|| format!("cannot open {}", cgroup.display()))?;
-    let packets = |attach_type| {
-        Empty::packets(root.as_fd(), attach_type).context("cannot attach an empty program to packets")
+        Attached::tracepoint(id, &passes(0))
+            .with_context(|| format!("cannot attach an empty program to {name}"))
     };
     Ok(HashMap::from([
         ("cpu_switch", tracepoint("sched_switch")?),
         ("block_complete", tracepoint("block_rq_complete")?),
         ("tcp_state", tracepoint("inet_sock_set_state")?),
-        ("http_ingress", packets(INGRESS)?),
-        ("http_egress", packets(EGRESS)?),
     ]))
 }
 

@@ -7,18 +7,22 @@
 //! This depends on no package of ours, so that `cargo xtask ebpf` compiles when podmeter does not.
 
 mod agent;
+mod beside;
 mod container;
 mod empty;
 mod idle;
 mod load;
 mod machine;
+mod minimal;
 mod nginx;
+mod packets;
 mod programs;
 mod report;
 mod requests;
 mod scrape;
 mod sys;
 mod traffic;
+mod transfer;
 
 use std::path::PathBuf;
 
@@ -30,6 +34,7 @@ use crate::{
     install,
 };
 use report::Report;
+use traffic::Kind;
 
 /// Measure what podmeter costs here: run time of its programs, throughput of nginx, scrapes, idling.
 ///
@@ -40,15 +45,20 @@ pub(crate) struct Options {
     /// What to measure.
     #[arg(value_enum, default_value_t = What::All)]
     what: What,
-    /// How many rounds; figures are medians over them [default: programs 5, nginx 6, scrape 5, idle 3].
+    /// How many rounds; figures are medians over them [default: programs 5, packets 5, nginx 8, transfer 4,
+    /// scrape 5, idle 3].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
-    /// How long each load runs in a round, in seconds [default: programs 2, nginx 4, idle 20].
+    /// How long each load runs in a round, in seconds [default: programs 2, packets 1, nginx 4, transfer 10, idle
+    /// 20].
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: Option<u32>,
     /// How many requests the load has, at least.
     #[arg(long, value_name = "N", default_value_t = 10_000_000)]
     requests: u64,
+    /// What the requests are whose throughput `nginx` measures.
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = Kind::Alike)]
+    kind: Kind,
     /// Print the table for the README.
     #[arg(long)]
     markdown: bool,
@@ -61,8 +71,12 @@ pub(crate) struct Options {
 enum What {
     /// Nanoseconds per run of each program, net of an empty one at the same hook.
     Programs,
+    /// Nanoseconds per packet of an HTTP server, beside the least that can know a request.
+    Packets,
     /// nginx: requests per second and CPU per request, with the agent and without.
     Nginx,
+    /// Bytes per second through one connection, with the agent and without.
+    Transfer,
     /// CPU, time and bytes of a scrape of 200 containers, and memory.
     Scrape,
     /// CPU of the agent while nobody scrapes.
@@ -81,8 +95,13 @@ struct Effort {
 }
 
 /// What the loads need, and the Debian package that each comes from.
-const TOOLS: [(&str, &str); 4] =
-    [("nginx", "nginx-light"), ("wrk", "wrk"), ("taskset", "util-linux"), ("dd", "coreutils")];
+const TOOLS: [(&str, &str); 5] = [
+    ("nginx", "nginx-light"),
+    ("wrk", "wrk"),
+    ("iperf3", "iperf3"),
+    ("taskset", "util-linux"),
+    ("dd", "coreutils"),
+];
 
 /// How many containers there are while scraping and idling, as in the comparison with the peers.
 const CONTAINERS: usize = 200;
@@ -123,8 +142,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if wants(What::Programs) {
         programs::run(&podmeter, effort(5, 2), &mut report)?;
     }
+    if wants(What::Packets) {
+        packets::run(&podmeter, effort(5, 1), &mut report)?;
+    }
     if wants(What::Nginx) {
-        nginx::run(&podmeter, effort(6, 4), &mut report)?;
+        nginx::run(&podmeter, effort(8, 4), options.kind, &mut report)?;
+    }
+    if wants(What::Transfer) {
+        transfer::run(&podmeter, effort(4, 10), &mut report)?;
     }
     if wants(What::Scrape) {
         scrape::run(&podmeter, effort(5, 0), &mut report)?;

@@ -1,44 +1,22 @@
 //! Requests per second of nginx, and its CPU time per request, with the agent against without.
 //!
-//! A round has a leg with nothing, one with a process that does nothing, and one with the agent, which is really started and
-//! stopped; its order is another one each time. CPU per request is the steadier figure: the control shows by how much.
+//! A round has a leg for each of [`Beside`], in an order that is another one each time; the agent is really started and
+//! stopped. CPU per request is the steadier figure: the control shows by how much.
 
 use std::{
     path::Path,
-    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::{
     Effort,
     agent::{Agent, sum},
+    beside::Beside,
     container::Containers,
-    machine::{Process, pause},
     report::{Report, Samples},
-    traffic::Traffic,
-};
-
-/// What runs beside nginx.
-#[derive(Clone, Copy, Debug)]
-enum Beside {
-    Nothing,
-    Sleep,
-    Agent,
-}
-
-/// Every order of the three: with six rounds each of them is first, second and last as often as the others.
-const ORDERS: [[Beside; 3]; 6] = {
-    use Beside::{Agent, Nothing, Sleep};
-    [
-        [Nothing, Agent, Sleep],
-        [Sleep, Agent, Nothing],
-        [Agent, Nothing, Sleep],
-        [Sleep, Nothing, Agent],
-        [Nothing, Sleep, Agent],
-        [Agent, Sleep, Nothing],
-    ]
+    traffic::{Kind, Traffic},
 };
 
 /// What a leg gave.
@@ -53,17 +31,17 @@ struct Leg {
     counted: f64,
 }
 
-/// Measures.
-pub(super) fn run(podmeter: &Path, effort: Effort, report: &mut Report) -> Result<()> {
+/// Measures, with requests that are all alike or all different.
+pub(super) fn run(podmeter: &Path, effort: Effort, kind: Kind, report: &mut Report) -> Result<()> {
     let mut containers = Containers::new()?;
     let traffic = Traffic::start(&mut containers)?;
     // The first leg of all would pay for what the others find warm.
-    traffic.run("/", 1)?;
+    traffic.small(kind, 1)?;
     let mut rounds = Vec::new();
     for round in 0..effort.rounds {
-        let mut legs = [Leg::default(); 3];
-        for beside in ORDERS[round as usize % ORDERS.len()] {
-            let leg = measure(podmeter, &traffic, beside, effort.seconds)?;
+        let mut legs = [Leg::default(); Beside::COUNT];
+        for beside in Beside::order(round) {
+            let leg = measure(podmeter, &traffic, beside, kind, effort.seconds)?;
             eprintln!(
                 "nginx, round {} of {}, {beside:?}: {:.0} requests/s, {:.2} µs CPU each",
                 round + 1,
@@ -75,30 +53,23 @@ pub(super) fn run(podmeter: &Path, effort: Effort, report: &mut Report) -> Resul
         }
         rounds.push(legs);
     }
-    rows(&rounds, report);
+    rows(&rounds, kind, report);
     report.note(format!(
-        "nginx: one worker, wrk with 32 connections kept, a reply of 2 bytes, both CPUs full; with / without in the same \
-         round, medians of {} rounds of {} s (range). nginx \
-         answers, and the agent counts, up to 32 requests that wrk does not wait for at the end.",
-        effort.rounds, effort.seconds
+        "nginx: one worker, wrk with 32 connections kept, {}, a reply of 2 bytes, both CPUs full; with / without in the same \
+         round, medians of {} rounds of {} s (range). At the server's end: the packet programs are at the server's cgroup \
+         alone. nginx answers, and the agent counts, up to 32 requests that wrk does not wait for at the end.",
+        kind.text(),
+        effort.rounds,
+        effort.seconds
     ));
     Ok(())
 }
 
-fn measure(podmeter: &Path, traffic: &Traffic, beside: Beside, seconds: u32) -> Result<Leg> {
-    let (mut agent, mut sleep) = (None, None);
-    match beside {
-        Beside::Nothing => {}
-        Beside::Sleep => {
-            let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn();
-            sleep = Some(Process(child.context("cannot start sleep")?));
-        }
-        Beside::Agent => agent = Some(Agent::start(podmeter)?),
-    }
-    pause(Duration::from_millis(500))?;
-    let agent_cpu = || agent.as_ref().map_or(Ok(Duration::ZERO), Agent::cpu);
+fn measure(podmeter: &Path, traffic: &Traffic, beside: Beside, kind: Kind, seconds: u32) -> Result<Leg> {
+    let running = beside.start(podmeter, &traffic.server)?;
+    let agent_cpu = || running.agent.as_ref().map_or(Ok(Duration::ZERO), Agent::cpu);
     let (start, nginx_before, agent_before) = (Instant::now(), traffic.cpu()?, agent_cpu()?);
-    let requests = traffic.run("/", seconds)?;
+    let requests = traffic.small(kind, seconds)?;
     let (nginx, own, elapsed) = (traffic.cpu()? - nginx_before, agent_cpu()? - agent_before, start.elapsed());
     let mut leg = Leg {
         requests_per_second: requests.per_second,
@@ -106,73 +77,54 @@ fn measure(podmeter: &Path, traffic: &Traffic, beside: Beside, seconds: u32) -> 
         agent: own.as_secs_f64() / elapsed.as_secs_f64(),
         counted: 0.0,
     };
-    if let Some(agent) = agent {
+    if let Some(agent) = &running.agent {
+        // Where the agent sees the server alone, nobody else's requests are there.
         let id = format!("id=\"{}\"", traffic.server.path);
-        let counted = sum(&agent.text()?, "http_server_request_duration_seconds_count", &[&id]);
-        leg.counted = counted / requests.total;
-        agent.stop()?;
+        let labels = if beside == Beside::ServerSide { &[][..] } else { &[id.as_str()] };
+        leg.counted =
+            sum(&agent.text()?, "http_server_request_duration_seconds_count", labels) / requests.total;
     }
-    drop(sleep);
+    running.stop()?;
     Ok(leg)
 }
 
-fn rows(rounds: &[[Leg; 3]], report: &mut Report) {
-    let each = |who: usize, figure: fn(&Leg) -> f64| {
-        rounds.iter().map(|legs| figure(&legs[who])).collect::<Samples>()
-    };
-    let [nothing, sleep, agent] =
-        [Beside::Nothing, Beside::Sleep, Beside::Agent].map(|beside| beside as usize);
-    let ratio = |who: usize, figure: fn(&Leg) -> f64| {
-        rounds.iter().map(|legs| figure(&legs[who]) / figure(&legs[nothing])).collect::<Samples>()
-    };
+fn rows(rounds: &[[Leg; Beside::COUNT]], kind: Kind, report: &mut Report) {
     let throughput: fn(&Leg) -> f64 = |leg| leg.requests_per_second;
     let cpu: fn(&Leg) -> f64 = |leg| leg.cpu_per_request;
-    report.row(
-        "nginx: requests per second, with / without",
-        ratio(agent, throughput).show(3, ""),
-        "0.98",
-        "coroot 0.323, rezolus 0.614, cAdvisor 0.832 (sees no requests)",
-    );
-    report.row(
-        "nginx: requests per second, with `sleep` for an agent / without",
-        ratio(sleep, throughput).show(3, ""),
-        "1",
-        "",
-    );
-    report.row(
-        "nginx: CPU per request, with / without",
-        ratio(agent, cpu).show(3, ""),
-        "",
-        "coroot 2.035, rezolus 1.529",
-    );
-    report.row(
-        "nginx: CPU per request, with `sleep` for an agent / without",
-        ratio(sleep, cpu).show(3, ""),
-        "1",
-        "",
-    );
+    let each = |who: Beside, figure: fn(&Leg) -> f64| {
+        rounds.iter().map(|legs| figure(&legs[who as usize])).collect::<Samples>()
+    };
+    for (who, aim, peers) in [
+        (Beside::ServerSide, "0.98", ""),
+        (Beside::BothEnds, "0.96", "coroot 0.323, rezolus 0.614, cAdvisor 0.832 (sees no requests)"),
+        (Beside::Sleep, "1", ""),
+    ] {
+        let row = format!("nginx, {}: requests per second {} / without", kind.text(), who.text());
+        report.row(row, who.ratio(rounds, throughput).show(3, ""), aim, peers);
+    }
+    for (who, aim, peers) in [
+        (Beside::ServerSide, "1.03", ""),
+        (Beside::BothEnds, "", "coroot 2.035, rezolus 1.529"),
+        (Beside::Sleep, "1", ""),
+    ] {
+        let row = format!("nginx, {}: CPU per request {} / without", kind.text(), who.text());
+        report.row(row, who.ratio(rounds, cpu).show(3, ""), aim, peers);
+    }
+    for who in [Beside::ServerSide, Beside::BothEnds] {
+        report.row(
+            format!("requests counted {}, of those that wrk completed", who.text()),
+            each(who, |leg| 100.0 * leg.counted).show(3, "%"),
+            "100 %",
+            "coroot 96.8 %",
+        );
+    }
     report.row(
         "agent's CPU under that load, of one core",
-        each(agent, |leg| 100.0 * leg.agent).show(2, "%"),
+        each(Beside::BothEnds, |leg| 100.0 * leg.agent).show(2, "%"),
         "",
         "coroot 46 %, rezolus 3.5 %",
     );
-    report.row(
-        "requests counted at the server, of those that wrk completed",
-        each(agent, |leg| 100.0 * leg.counted).show(3, "%"),
-        "100 %",
-        "coroot 96.8 %",
-    );
-    report.row(
-        "nginx without the agent: requests per second",
-        each(nothing, |leg| leg.requests_per_second).show(0, ""),
-        "",
-        "",
-    );
-    report.row(
-        "nginx without the agent: CPU per request",
-        each(nothing, |leg| leg.cpu_per_request).show(2, "µs"),
-        "",
-        "",
-    );
+    let nothing = Beside::Nothing;
+    report.row("nginx without the agent: requests per second", each(nothing, throughput).show(0, ""), "", "");
+    report.row("nginx without the agent: CPU per request", each(nothing, cpu).show(2, "µs"), "", "");
 }

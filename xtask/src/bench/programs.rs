@@ -1,13 +1,10 @@
-//! Nanoseconds per run of each program that events run, under real load, net of an empty program at the same hook.
+//! Nanoseconds per run of each program that events run, under real load, net of an empty program at the same hook; those that
+//! packets run are in [`super::packets`].
 //!
 //! The kernel measures each run with its scheduler clock while kernel.bpf_stats_enabled is 1. The reading of that clock, and
 //! what the hook itself costs, is in the figure of the empty program, which ran at the same events.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -19,7 +16,7 @@ use super::{
     load::{self, Blocks},
     machine::Setting,
     report::{Report, Samples},
-    sys::Empty,
+    sys::Attached,
     traffic::Traffic,
 };
 
@@ -38,25 +35,11 @@ const BLOCKS: Load = Load {
     name: "dd, direct reads of 4 KiB",
     programs: &[("block_complete", "time per completion of a block request", "120 ns")],
 };
-const SMALL: Load = Load {
-    name: "wrk and nginx, small replies",
-    programs: &[
-        ("http_ingress", "time per packet that arrives, small HTTP replies", ""),
-        ("http_egress", "time per packet that is sent, small HTTP replies", ""),
-    ],
-};
-const BULK: Load = Load {
-    name: "wrk and nginx, replies of 1 MiB",
-    programs: &[
-        ("http_ingress", "time per packet that arrives, 1 MiB HTTP replies", ""),
-        ("http_egress", "time per packet that is sent, 1 MiB HTTP replies", ""),
-    ],
-};
 const CLOSED: Load = Load {
     name: "wrk and nginx, a connection for each request",
     programs: &[("tcp_state", "time per change of a TCP socket's state", "")],
 };
-const LOADS: [Load; 5] = [SWITCHES, BLOCKS, SMALL, BULK, CLOSED];
+const LOADS: [Load; 3] = [SWITCHES, BLOCKS, CLOSED];
 
 /// With fewer runs, a program was not under load.
 const ENOUGH: f64 = 1000.0;
@@ -70,7 +53,6 @@ struct Bench<'a> {
     traffic: Traffic,
     blocks: Blocks,
     pair: [Container; 2],
-    root: PathBuf,
     seconds: u32,
 }
 
@@ -82,17 +64,14 @@ pub(super) fn run(podmeter: &Path, effort: Effort, report: &mut Report) -> Resul
         pair: [containers.add()?, containers.add()?],
         traffic: Traffic::start(&mut containers)?,
         blocks: Blocks::new(podmeter.parent().context("a binary without a folder")?)?,
-        root: containers.root().to_owned(),
         seconds: effort.seconds,
     };
     let _statistics = Setting::set("kernel/bpf_stats_enabled", "1")?;
     let mut found = LOADS.map(|load| load.programs.iter().map(|_| Figures::default()).collect::<Vec<_>>());
-    let mut per_request = Samples::default();
     for round in 0..effort.rounds {
         eprintln!("programs, round {} of {}", round + 1, effort.rounds);
         let (first, second) = (bench.half(true)?, bench.half(false)?);
-        per_request.push((first.per_request + second.per_request) / 2.0);
-        for ((figures, first), second) in found.iter_mut().zip(first.nets).zip(second.nets) {
+        for ((figures, first), second) in found.iter_mut().zip(first).zip(second) {
             figures
                 .iter_mut()
                 .zip(first.iter().zip(second))
@@ -104,12 +83,6 @@ pub(super) fn run(podmeter: &Path, effort: Effort, report: &mut Report) -> Resul
             report.row(format!("`{program}`: {row}"), figures.show(), aim, "");
         }
     }
-    report.row(
-        "HTTP programs: time per small request, at server and client together",
-        per_request.show(0, "ns"),
-        "",
-        "",
-    );
     report.note(format!(
         "Programs: net of an empty program at the same hook at the same events, which runs after podmeter's in one half of \
          a round and before it in the other; medians of {} rounds of twice {} s per load (range).",
@@ -118,13 +91,8 @@ pub(super) fn run(podmeter: &Path, effort: Effort, report: &mut Report) -> Resul
     Ok(())
 }
 
-/// Half a round.
-#[derive(Default)]
-struct Half {
-    /// By load and program.
-    nets: [Vec<Option<Net>>; LOADS.len()],
-    per_request: f64,
-}
+/// Half a round: by load and program.
+type Half = [Vec<Option<Net>>; LOADS.len()];
 
 /// Nanoseconds per run of podmeter's program without those of the empty one, and of the empty one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -136,23 +104,22 @@ struct Net {
 impl Bench<'_> {
     /// Runs all loads, with podmeter's programs or the empty ones first at each hook: who comes first finds less in the caches.
     fn half(&self, podmeter_first: bool) -> Result<Half> {
-        let before = if podmeter_first { None } else { Some(empty::attach(&self.root)?) };
+        let before = if podmeter_first { None } else { Some(empty::attach()?) };
         let agent = Agent::start(self.podmeter)?;
-        let empties = before.map_or_else(|| empty::attach(&self.root), Ok)?;
+        let empties = before.map_or_else(empty::attach, Ok)?;
         let mut half = Half::default();
-        let mut order = [0, 1, 2, 3, 4];
+        let mut order = [0, 1, 2];
         if !podmeter_first {
             order.reverse();
         }
         for at in order {
             let before = costs(&agent, &empties)?;
-            let requests = self.load(at)?;
+            self.load(at)?;
             let after = costs(&agent, &empties)?;
             for (program, ..) in LOADS[at].programs {
                 let runs = after[program][0].1 - before[program][0].1;
                 let net = net(before[program], after[program]);
-                half.per_request += net.map_or(0.0, |net| net.own) * runs / requests;
-                half.nets[at].push(net);
+                half[at].push(net);
                 let text = net.map_or("not under load".to_owned(), |net| {
                     format!("{:.1} + {:.1} ns", net.empty, net.own)
                 });
@@ -163,17 +130,13 @@ impl Bench<'_> {
         Ok(half)
     }
 
-    /// Runs a load; how many small requests that was, which for the others is infinitely many.
-    fn load(&self, at: usize) -> Result<f64> {
+    fn load(&self, at: usize) -> Result<()> {
         let duration = Duration::from_secs(self.seconds.into());
         match at {
-            0 => load::switches(&self.pair, duration)?,
-            1 => self.blocks.read(&self.pair[0], duration)?,
-            2 => return Ok(self.traffic.run("/", self.seconds)?.total),
-            3 => _ = self.traffic.run("/bulk", self.seconds)?,
-            _ => _ = self.traffic.closing("/", self.seconds)?,
+            0 => load::switches(&self.pair, duration),
+            1 => self.blocks.read(&self.pair[0], duration),
+            _ => self.traffic.closing("/", self.seconds).map(drop),
         }
-        Ok(f64::INFINITY)
     }
 }
 
@@ -185,9 +148,9 @@ fn net(before: [Cost; 2], after: [Cost; 2]) -> Option<Net> {
 }
 
 /// By program: podmeter's, and the empty one's.
-fn costs<'a>(agent: &Agent, empties: &HashMap<&'a str, Empty>) -> Result<HashMap<&'a str, [Cost; 2]>> {
+fn costs<'a>(agent: &Agent, empties: &HashMap<&'a str, Attached>) -> Result<HashMap<&'a str, [Cost; 2]>> {
     let scrape = agent.text()?;
-    let cost = |(&program, empty): (&&'a str, &Empty)| {
+    let cost = |(&program, empty): (&&'a str, &Attached)| {
         let label = format!("program=\"{program}\"");
         let seconds = sum(&scrape, "podmeter_probe_run_seconds_total", &[&label]);
         let own = (seconds * 1e9, sum(&scrape, "podmeter_probe_runs_total", &[&label]));

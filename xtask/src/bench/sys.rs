@@ -60,8 +60,10 @@ pub(super) fn cpu_time(pid: u32) -> Result<Duration> {
 }
 
 /// Commands, types and attach types of linux/bpf.h.
+const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
+const BPF_BTF_LOAD: libc::c_int = 18;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_PROG_TYPE_CGROUP_SKB: u32 = 8;
 const BPF_PROG_TYPE_TRACING: u32 = 26;
@@ -91,24 +93,67 @@ struct ProgLoad {
     attach_btf_id: u32,
 }
 
-/// A program that does nothing, attached until this is dropped.
-pub(super) struct Empty {
+/// `union bpf_attr` of `BPF_MAP_CREATE`, up to `btf_value_type_id`.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct MapCreate {
+    pub(super) map_type: u32,
+    pub(super) key_size: u32,
+    pub(super) value_size: u32,
+    pub(super) max_entries: u32,
+    pub(super) map_flags: u32,
+    pub(super) inner: [u32; 2],
+    pub(super) map_name: [u8; 16],
+    pub(super) map_ifindex: u32,
+    pub(super) btf_fd: u32,
+    pub(super) btf_key_type_id: u32,
+    pub(super) btf_value_type_id: u32,
+}
+
+/// Makes a map.
+pub(super) fn map(mut attributes: MapCreate) -> io::Result<OwnedFd> {
+    bpf(BPF_MAP_CREATE, &mut attributes)
+}
+
+/// Hands types to the kernel, in the format of BTF.
+pub(super) fn btf(types: &[u8]) -> io::Result<OwnedFd> {
+    // Where the types are, no log, their size.
+    bpf(BPF_BTF_LOAD, &mut [types.as_ptr().addr() as u64, 0, types.len() as u64, 0])
+}
+
+/// An instruction: `struct bpf_insn`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Instruction {
+    pub(super) code: u8,
+    /// The target in the lower four bits, the source in the upper.
+    pub(super) registers: u8,
+    pub(super) offset: i16,
+    pub(super) immediate: i32,
+}
+
+/// A program of ours, attached until this is dropped.
+pub(super) struct Attached {
     program: OwnedFd,
     _link: OwnedFd,
 }
 
-impl Empty {
+impl Attached {
     /// At the tracepoint whose typedef `btf_trace_NAME` has this id in the kernel's BTF.
-    pub(super) fn tracepoint(btf_id: u32) -> io::Result<Self> {
-        let program = load(BPF_PROG_TYPE_TRACING, BPF_TRACE_RAW_TP, btf_id, 0)?;
+    pub(super) fn tracepoint(btf_id: u32, code: &[Instruction]) -> io::Result<Self> {
+        let program = load(BPF_PROG_TYPE_TRACING, BPF_TRACE_RAW_TP, btf_id, code)?;
         // The name, of which a typed program has none, and the program.
         let link = bpf(BPF_RAW_TRACEPOINT_OPEN, &mut [0, 0, program.as_raw_fd().cast_unsigned(), 0])?;
         Ok(Self { program, _link: link })
     }
 
-    /// At the packets of a cgroup, all of which it lets pass.
-    pub(super) fn packets(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Self> {
-        let program = load(BPF_PROG_TYPE_CGROUP_SKB, attach_type, 0, 1)?;
+    /// At the packets of a cgroup.
+    pub(super) fn packets(
+        cgroup: BorrowedFd<'_>,
+        attach_type: u32,
+        code: &[Instruction],
+    ) -> io::Result<Self> {
+        let program = load(BPF_PROG_TYPE_CGROUP_SKB, attach_type, 0, code)?;
         let (own, target) = (program.as_raw_fd().cast_unsigned(), cgroup.as_raw_fd().cast_unsigned());
         let link = bpf(BPF_LINK_CREATE, &mut [own, target, attach_type, 0])?;
         Ok(Self { program, _link: link })
@@ -126,17 +171,13 @@ impl Empty {
     }
 }
 
-/// Loads `r0 = result; exit`.
-fn load(kind: u32, attach_type: u32, attach_btf_id: u32, result: u8) -> io::Result<OwnedFd> {
-    // struct bpf_insn: an opcode, registers, an offset of 16 bits, an immediate of 32 in the machine's order.
-    let mut code = [0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
-    code[4..8].copy_from_slice(&i32::from(result).to_ne_bytes());
+fn load(kind: u32, attach_type: u32, attach_btf_id: u32, code: &[Instruction]) -> io::Result<OwnedFd> {
     let mut attributes = ProgLoad {
         prog_type: kind,
-        insn_cnt: 2,
+        insn_cnt: code.len() as u32,
         insns: code.as_ptr().addr() as u64,
         license: c"GPL".as_ptr().addr() as u64,
-        prog_name: *b"podmeter_empty\0\0",
+        prog_name: *b"podmeter_bench\0\0",
         expected_attach_type: attach_type,
         attach_btf_id,
         ..ProgLoad::default()
@@ -166,6 +207,9 @@ mod tests {
         assert_eq!(std::mem::offset_of!(ProgLoad, prog_name), 48);
         assert_eq!(std::mem::offset_of!(ProgLoad, expected_attach_type), 68);
         assert_eq!(std::mem::offset_of!(ProgLoad, attach_btf_id), 108);
+        assert_eq!(size_of::<MapCreate>(), 60);
+        assert_eq!(std::mem::offset_of!(MapCreate, btf_fd), 48);
+        assert_eq!(size_of::<Instruction>(), 8);
     }
 
     #[test]

@@ -22,6 +22,33 @@ use crate::command::{find, output};
 /// The size of the file for bulk transfer.
 const BULK: usize = 1 << 20;
 
+/// Small requests, and how they differ. Each has as many bytes as a browser's, and goes to one of 32 routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Kind {
+    /// All of them are one and the same.
+    Alike,
+    /// Path, query and cookie are others than those of the request before.
+    Different,
+}
+
+impl Kind {
+    /// How many requests there are until they come again.
+    pub(super) const fn pool(self) -> u32 {
+        match self {
+            Self::Alike => 1,
+            Self::Different => 4096,
+        }
+    }
+
+    /// How a row says it.
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::Alike => "requests all alike",
+            Self::Different => "each request different",
+        }
+    }
+}
+
 /// A server and a client, each in a container of its own.
 pub(super) struct Traffic {
     nginx: Process,
@@ -50,6 +77,8 @@ impl Traffic {
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         fs::write(folder.join("bulk"), vec![b'x'; BULK])
             .context("cannot write the file for bulk transfer")?;
+        fs::write(folder.join("requests.lua"), include_str!("requests.lua"))
+            .context("cannot write the requests")?;
         // The port is free a moment later, too: the kernel gives out others first.
         let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
         let address = address.context("no free port on loopback")?;
@@ -76,24 +105,37 @@ impl Traffic {
         self.load(path, seconds, 32)
     }
 
+    /// As [`Self::run`], with requests of a kind.
+    pub(super) fn small(&self, kind: Kind, seconds: u32) -> Result<Requests> {
+        let script = self.folder.join("requests.lua").display().to_string();
+        self.wrk("/", seconds, 32, &["--script", &script], &["--", &kind.pool().to_string()])
+    }
+
     /// Runs wrk for so long, with a connection for each request.
     pub(super) fn closing(&self, path: &str, seconds: u32) -> Result<Requests> {
-        self.wrk(path, seconds, 32, &["--header", "Connection: close"])
+        self.wrk(path, seconds, 32, &["--header", "Connection: close"], &[])
     }
 
     /// As [`Self::run`], over so many connections.
     pub(super) fn load(&self, path: &str, seconds: u32, connections: u32) -> Result<Requests> {
-        self.wrk(path, seconds, connections, &[])
+        self.wrk(path, seconds, connections, &[], &[])
     }
 
-    fn wrk(&self, path: &str, seconds: u32, connections: u32, flags: &[&str]) -> Result<Requests> {
+    fn wrk(
+        &self,
+        path: &str,
+        seconds: u32,
+        connections: u32,
+        flags: &[&str],
+        of_script: &[&str],
+    ) -> Result<Requests> {
         pause(Duration::ZERO)?;
         let (duration, url) = (format!("-d{seconds}"), format!("http://{}{path}", self.address));
         let connections = format!("-c{connections}");
         // Many connections need many files, and a shell may have few.
         let files = ["sh", "-c", "ulimit -n 4096; exec \"$@\"", "sh"];
         let wrk = ["taskset", "-c", "1", "wrk", "-t1", &connections, &duration, "--timeout", "10s"];
-        let wrk = [&files[..], &wrk, flags, &[&url]].concat();
+        let wrk = [&files[..], &wrk, flags, &[&url], of_script].concat();
         let text = output(&mut self.client.command(&wrk))?;
         pause(Duration::ZERO)?;
         if text.contains("Non-2xx") || text.contains("Socket errors") {

@@ -25,22 +25,16 @@ pub(super) fn targets() -> Result<()> {
     }
     let fuzz = CARGO_FUZZ.ensure("to fuzz what reads bytes from outside", |_| ())?;
     let root = root()?;
+    let built = root.join("target/fuzz");
     for target in TARGETS {
-        let own = root.join("target/fuzz/corpus").join(target);
-        let artifacts = root.join("target/fuzz/artifacts").join(target);
+        let (own, artifacts) = (built.join("corpus").join(target), built.join("artifacts").join(target));
         for folder in [&own, &artifacts] {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
         let mut command = Command::new(&fuzz);
-        command.current_dir(&root).args([
-            "fuzz",
-            "run",
-            "--fuzz-dir=fuzz",
-            "--target-dir=target/fuzz",
-            target,
-        ]);
+        command.current_dir(&root).args(["fuzz", "run", "--fuzz-dir=fuzz", "--target-dir"]).arg(&built);
         // What it finds goes to the first folder; the seeds are only read.
-        command.arg(&own).arg(root.join("fuzz/seeds").join(target));
+        command.arg(target).arg(&own).arg(root.join("fuzz/seeds").join(target));
         command.args(["--", "-print_final_stats=1", "-verbosity=0", "-timeout=10"]);
         command.args([
             format!("-max_total_time={SECONDS}"),

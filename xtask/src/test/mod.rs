@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold, on a fresh machine too.
 
+mod deploy;
 mod fuzz;
 mod report;
 mod steps;

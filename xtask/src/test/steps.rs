@@ -5,7 +5,7 @@ use std::{env, process::Command};
 use anyhow::{Result, bail};
 
 use super::{
-    Options, fuzz,
+    Options, deploy, fuzz,
     report::{Report, Tally},
 };
 use crate::{
@@ -21,22 +21,74 @@ use crate::{
 const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
 /// What the live tests run, and the Debian package that each comes from.
-const LIVE_TOOLS: [(&str, &str); 6] = [
+const LIVE_TOOLS: [(&str, &str); 18] = [
     ("wrk", "wrk"),
     ("nginx", "nginx-light"),
     ("prometheus", "prometheus"),
     ("bpftool", "bpftool"),
     ("ip", "iproute2"),
     ("curl", "curl"),
+    // The servers and clients whose requests are counted; what they are programmed in may be here already, from elsewhere.
+    ("apache2", "apache2-bin"),
+    ("haproxy", "haproxy"),
+    ("gunicorn", "gunicorn"),
+    ("uvicorn", "uvicorn"),
+    ("node", "nodejs"),
+    ("go", "golang-go"),
+    ("javac", "default-jdk-headless"),
+    ("python3", "python3"),
+    ("openssl", "openssl"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
 ];
 
 /// Debian's is too old for native histograms as they are now. Without the tags it wants modules that are not to be had.
-const PROMETHEUS: Module = Module {
+pub(super) const PROMETHEUS: Module = Module {
     name: "prometheus",
     package: "github.com/prometheus/prometheus/cmd/prometheus",
     version: "v0.316.0",
     tags: "remove_all_sd,enable_kubernetes_sd",
+    list: None,
+    link: "",
 };
+
+/// The API server that names come from.
+const API_SERVER: Module = kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver");
+
+/// Runs pods on this machine.
+const KUBELET: Module = kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet");
+
+/// A program of Kubernetes. The tags are those of its makers; without the flags it is of no version.
+const fn kubernetes(name: &'static str, package: &'static str) -> Module {
+    Module {
+        name,
+        package,
+        version: "v1.37.2",
+        tags: "selinux,notest,grpcnotrace",
+        list: Some("tests/kubernetes"),
+        link: "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 \
+           -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/client-go/pkg/version.gitVersion=v1.37.2",
+    }
+}
+
+/// Where the API server keeps what it knows.
+const ETCD: Module = Module {
+    name: "etcd",
+    package: "go.etcd.io/etcd/server/v3",
+    version: "v3.7.3",
+    tags: "",
+    list: Some("tests/kubernetes/etcd"),
+    link: "-s -w",
+};
+
+/// What the live tests find by a variable.
+pub(super) const BUILT: [(&str, &Module); 4] = [
+    ("PODMETER_PROMETHEUS", &PROMETHEUS),
+    ("PODMETER_ETCD", &ETCD),
+    ("PODMETER_KUBE_APISERVER", &API_SERVER),
+    ("PODMETER_KUBELET", &KUBELET),
+];
 
 /// Where the live tests are.
 const LIVE: [&str; 4] = ["test", "--package=podmeter-tests", "--test=live", "--no-fail-fast"];
@@ -54,7 +106,10 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
     let warnings = if filter.is_none() { Warnings::Deny } else { Warnings::Allow };
     report.step("rebuild the object", |_| ebpf::rebuild(warnings))?;
     if filter.is_none() {
-        report.step("format", |_| run_command(&mut cargo(["fmt", "--all", "--check"])?))?;
+        report.step("format", |_| {
+            run_command(&mut cargo(["fmt", "--all", "--check"])?)?;
+            run_command(&mut cargo(["fmt", "--check", "--manifest-path=fuzz/Cargo.toml"])?)
+        })?;
         let clippy = ["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"];
         report.step("lints", |_| run_command(&mut cargo(clippy)?))?;
         report.step("dependencies", |_| dependencies())?;
@@ -72,8 +127,9 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
     if live {
         let agent = ["build", "--package=podmeter", "--bins"];
         report.step("the agent that the live tests start", |_| run_command(&mut cargo(agent)?))?;
-        report.step("a Prometheus with native histograms", |_| {
-            PROMETHEUS.ensure("by the live tests").map(drop)
+        // Of these, what Kubernetes is made of takes a quarter of an hour on a new machine with two CPUs.
+        report.step("programs of the live tests", |_| {
+            BUILT.iter().try_for_each(|(_, module)| module.ensure("by the live tests").map(drop))
         })?;
         report.step("live tests", |tally| live_tests(filter, tally))?;
     } else {
@@ -87,6 +143,8 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
         );
         report.tally.skipped += 1;
     }
+    report.step("programs for the files of deploy/", |_| deploy::programs())?;
+    report.step("deploy/ as real programs take it", |tally| deploy::tests(filter, live, tally))?;
     if let Some(filter) = filter
         && report.tally == Tally::default()
     {
@@ -140,11 +198,13 @@ fn tests(arguments: &[&str], filter: Option<&str>, tally: &mut Tally) -> Result<
 fn live_tests(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     let mut command = cargo(LIVE)?;
     command.arg("--").args(filter).arg("--test-threads=1");
-    command.env("PODMETER_PROMETHEUS", PROMETHEUS.ensure("by the live tests")?);
+    for (variable, module) in BUILT {
+        command.env(variable, module.ensure("by the live tests")?);
+    }
     watched(&mut command, &LIVE, tally)
 }
 
-fn watched(command: &mut Command, arguments: &[&str], tally: &mut Tally) -> Result<()> {
+pub(super) fn watched(command: &mut Command, arguments: &[&str], tally: &mut Tally) -> Result<()> {
     if !watch(command, |line| tally.add(line))? {
         bail!("`cargo {}` failed; what it printed is above", arguments.join(" "));
     }
@@ -163,4 +223,26 @@ fn skip_live(options: &Options, tally: &mut Tally) -> Result<()> {
     println!("{count} LIVE TESTS SKIPPED, {why}");
     tally.skipped += u64::try_from(count)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_lists_of_modules_have_the_versions_that_are_built() {
+        for (_, module) in BUILT {
+            let Some(list) = module.list else { continue };
+            let list = fs::read_to_string(root().unwrap().join(list).join("go.mod")).unwrap();
+            let named = list.lines().filter_map(|line| line.trim().split_once(' '));
+            let mut named = named.filter(|(name, _)| module.package.starts_with(name));
+            assert!(
+                named.any(|(_, version)| version.split(' ').next() == Some(module.version)),
+                "{}",
+                module.name
+            );
+        }
+    }
 }

@@ -39,7 +39,7 @@ fn a_dead_cgroup_is_shown_once_more() {
     assert_eq!(tree.release(), []);
     tree.remove((0, 5), 0);
     assert!(tree.shown().any(|(_, workload)| workload.is_dead()), "before the next scrape ends");
-    assert_eq!(tree.release(), [Released { key: (0, 5), workload: 0, survives: false }]);
+    assert_eq!(tree.release(), [Released { key: (0, 5), workload: 0, survives: false, pod: None }]);
     assert_eq!(tree.shown().count(), 0);
     assert_eq!(tree.len(), 0);
     assert_eq!(tree.release(), []);

@@ -1,6 +1,7 @@
 //! What was counted between two scrapes, of everything, and what should have been.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     fmt::Write as _,
     time::{Duration, Instant},
@@ -8,10 +9,13 @@ use std::{
 
 use podmeter_tests::{scrape::Scrape, wait};
 
-use super::super::lab::Lab;
+use super::super::lab::{CLIENT, Lab, SERVER};
 
 /// After how long what is missing is taken for lost, and what is too much for true: idle connections count after two seconds.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// After how long without a change nothing more is under way.
+const STILL: Duration = Duration::from_millis(700);
 
 /// After how many deviations a test ends early: each takes its time.
 const ENOUGH: usize = 12;
@@ -74,7 +78,7 @@ impl<'a> Ledger<'a> {
                 _ = write!(text, "\n    {key}: {counted}, not {wanted}");
             }
         }
-        self.deviations.push(text);
+        self.deviate(text);
         if self.deviations.len() >= ENOUGH {
             self.tell();
         }
@@ -102,9 +106,17 @@ impl<'a> Ledger<'a> {
                 && keys[..self.sides.len()].iter().all(|key| of(key) >= least)
                 && counted.keys().all(|key| keys.contains(key))
         };
-        let counted = self.settle(is_right);
+        // A server may answer what was given up when its client is long gone: right, and the same for a while.
+        let still: RefCell<(Counts, Instant)> = RefCell::new((Counts::new(), Instant::now()));
+        let counted = self.settle(|counted| {
+            let mut still = still.borrow_mut();
+            if still.0 != *counted {
+                *still = (counted.clone(), Instant::now());
+            }
+            is_right(counted) && still.1.elapsed() > STILL
+        });
         if !is_right(&counted) {
-            self.deviations.push(format!("{what}, {completed} completed, {open} connections: {counted:?}"));
+            self.deviate(format!("{what}, {completed} completed, {open} connections: {counted:?}"));
         }
     }
 
@@ -139,12 +151,18 @@ impl<'a> Ledger<'a> {
             let count = scrape
                 .sum(&format!("{side}_count"), &[("id", &format!("/{party}")), ("http_route", "/slow")]);
             if sum < SLOW * count || sum > took {
-                self.deviations.push(format!(
+                self.deviate(format!(
                     "{party} {side} /slow: {sum} s for {count}, not {SLOW} s each to {took} s"
                 ));
             }
         }
         self.tell();
+    }
+
+    /// At once, for whoever watches; and kept for the end.
+    fn deviate(&mut self, text: String) {
+        println!("{text}");
+        self.deviations.push(text);
     }
 
     fn tell(&self) {
@@ -153,7 +171,7 @@ impl<'a> Ledger<'a> {
     }
 }
 
-/// Everything that a scrape counts of requests and losses; those of cgroups may come from anywhere, always.
+/// Everything that a scrape counts of requests, once each, and of losses; those of cgroups may come from anywhere, always.
 fn counts(scrape: &Scrape) -> Counts {
     let mut counts = Counts::new();
     for line in scrape.0.lines() {
@@ -166,7 +184,8 @@ fn counts(scrape: &Scrape) -> Counts {
         };
         let key = if name == "podmeter_lost_total" && !label("reason").starts_with("cgroup_") {
             format!("lost {}", label("reason"))
-        } else if let Some(family) = name.strip_suffix("_count").filter(|family| family.starts_with("http_"))
+        } else if let Some(family) =
+            name.strip_suffix("_count").filter(|family| [SERVER, CLIENT].contains(family))
         {
             let [method, status, route] =
                 ["http_request_method", "http_response_status_code", "http_route"].map(label);

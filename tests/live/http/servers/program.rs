@@ -42,8 +42,11 @@ impl Program {
     }
 }
 
-/// The clients, and how each is started, up to its role.
-pub(super) const CLIENTS: [(&str, fn() -> Vec<String>); 4] = [
+/// A command, up to the role that the program is to have.
+type Line = fn() -> Vec<String>;
+
+/// The clients, and how each is started.
+pub(super) const CLIENTS: [(&str, Line); 4] = [
     ("Go", || words([&compiled("peer")])),
     ("Java", java),
     ("Node", || words(["node", &source("peer.mjs")])),

@@ -1,7 +1,9 @@
 //! A client that does exactly what it is told, segment by segment.
 //!
-//! * `open ADDRESS` connects; a connection that was open before is closed.
+//! * `open ADDRESS` connects; a connection that was open before is closed. `listen ADDRESS` listens, once, and prints where;
+//!   `accept` takes a connection there.
 //! * `send TEXT` writes once; `\r`, `\n` and `\xHH` stand for bytes. `repeat N TEXT` writes N times.
+//! * `hex BYTES` writes once, too. `take N` reads N bytes, and prints how many came before the end, and their sum.
 //! * `until TEXT` reads until what came ends so; `skip N` reads N bytes, `eof` all there is to come. `peek` waits for a byte
 //!   and leaves it.
 //! * `answer` reads an answer whose length its head tells, and prints its status, and the length and sum of its body.
@@ -10,14 +12,14 @@
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     time::Instant,
 };
 
 use podmeter_tests::random::Sum;
 
 pub(super) fn run() {
-    let mut connection = None;
+    let (mut connection, mut listener) = (None, None);
     for line in io::stdin().lines() {
         let line = line.expect("lines");
         let (command, rest) = line.split_once(' ').unwrap_or((&line, ""));
@@ -25,6 +27,18 @@ pub(super) fn run() {
             "open" => {
                 connection = Some(Connection::open(rest.parse().expect("an address")));
                 String::from("opened")
+            }
+            "listen" => {
+                let bound = TcpListener::bind(rest).expect("an address");
+                let address = bound.local_addr().expect("bound").to_string();
+                listener = Some(bound);
+                address
+            }
+            "accept" => {
+                let (stream, address) =
+                    listener.as_ref().expect("listen first").accept().expect("a connection");
+                connection = Some(Connection::new(address, stream));
+                String::from("accepted")
             }
             "close" => {
                 connection = None;
@@ -44,7 +58,10 @@ struct Connection {
 
 impl Connection {
     fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the server listens");
+        Self::new(address, TcpStream::connect(address).expect("the server listens"))
+    }
+
+    fn new(address: SocketAddr, stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("no delay");
         let input = BufReader::new(stream.try_clone().expect("a second handle"));
         Self { address, stream, input }
@@ -65,6 +82,22 @@ impl Connection {
                 let text = bytes(text);
                 (0..count.parse().expect("a number")).for_each(|_| self.send(&text));
                 String::from("sent")
+            }
+            "hex" => {
+                self.send(&from_hex(rest));
+                String::from("sent")
+            }
+            "take" => {
+                let (mut sum, mut piece) = (Sum::default(), vec![0; super::PIECE]);
+                let count: u64 = rest.parse().expect("a number");
+                while sum.bytes < count {
+                    let most = piece.len().min((count - sum.bytes) as usize);
+                    match self.input.read(&mut piece[..most]) {
+                        Ok(0) | Err(_) => break,
+                        Ok(n) => sum.add(&piece[..n]),
+                    }
+                }
+                format!("{} {:016x}", sum.bytes, sum.value())
             }
             "until" => {
                 let end = bytes(rest);
@@ -130,6 +163,12 @@ impl Connection {
         }
         (status, sum)
     }
+}
+
+/// The bytes that hexadecimal digits stand for.
+fn from_hex(digits: &str) -> Vec<u8> {
+    let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).expect("two hex digits");
+    (0..digits.len()).step_by(2).map(byte).collect()
 }
 
 /// The bytes that a text stands for.

@@ -1,0 +1,117 @@
+//! How to reach the API server and the kubelet: kube's client over a connection of our own.
+//!
+//! kube's own way there reads every kind of kubeconfig, and brings megabytes of code for it. In a pod there are an address, an
+//! authority and a token, which is read for every request: the kubelet replaces it before it expires.
+
+use std::{env, fs, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use axum::http::{HeaderValue, Request, Uri, header::AUTHORIZATION};
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_timeout::TimeoutConnector;
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use kube::{
+    Client,
+    client::{Body, middleware::BaseUriLayer},
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tower::ServiceBuilder;
+use tracing::warn;
+
+use super::{ACCOUNT, trust::Anyone};
+use crate::config;
+
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Where someone is, whom to trust that it is they, and how they know us.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    url: String,
+    /// The certificates of authorities; none where anyone will do.
+    authorities: Option<PathBuf>,
+    token: PathBuf,
+}
+
+impl Way {
+    /// To the API server: as the user says, or else as the cluster says to its pods.
+    pub(super) fn to_api(config: &config::Kube) -> anyhow::Result<Self> {
+        let account = |name: &str| PathBuf::from(ACCOUNT).join(name);
+        let url = match &config.api_server {
+            Some(url) => url.clone(),
+            None => {
+                let variable = |name: &str| {
+                    let value = env::var(name).ok().filter(|value| !value.is_empty());
+                    value
+                        .with_context(|| format!("not in a cluster, as {name} is not set: give --api-server"))
+                };
+                let (host, port) =
+                    (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
+                let host = if host.contains(':') { format!("[{host}]") } else { host };
+                format!("https://{host}:{port}")
+            }
+        };
+        let authorities = config.api_ca.clone().unwrap_or_else(|| account("ca.crt"));
+        let token = config.api_token_file.clone().unwrap_or_else(|| account("token"));
+        Ok(Self { url, authorities: Some(authorities), token })
+    }
+
+    /// To the kubelet, as who we are to the API server: the kubelet asks that one who we are.
+    pub(super) fn to_kubelet(config: &config::Kube) -> Self {
+        let account = |name: &str| PathBuf::from(ACCOUNT).join(name);
+        let authorities = config.kubelet_ca.clone().or_else(|| config.api_ca.clone());
+        let authorities = authorities.unwrap_or_else(|| account("ca.crt"));
+        Self {
+            url: config.kubelet_url.clone(),
+            authorities: (!config.kubelet_insecure).then_some(authorities),
+            token: config.api_token_file.clone().unwrap_or_else(|| account("token")),
+        }
+    }
+
+    /// A client, which gives up when it hears nothing for so long.
+    pub(super) fn client(&self, silence: Duration) -> anyhow::Result<Client> {
+        let url: Uri = self.url.parse().with_context(|| format!("{} is no URL", self.url))?;
+        let mut http = HttpConnector::new();
+        http.set_connect_timeout(Some(CONNECT));
+        http.enforce_http(false);
+        let https = HttpsConnectorBuilder::new().with_tls_config(self.tls()?);
+        let mut connector = TimeoutConnector::new(https.https_only().enable_http1().wrap_connector(http));
+        connector.set_connect_timeout(Some(CONNECT));
+        connector.set_read_timeout(Some(silence));
+        let token = self.token.clone();
+        let service = ServiceBuilder::new()
+            .layer(BaseUriLayer::new(url))
+            .map_request(move |mut request: Request<Body>| {
+                let header = fs::read_to_string(&token).map_err(anyhow::Error::from).and_then(|text| {
+                    let mut header = HeaderValue::try_from(format!("Bearer {}", text.trim()))?;
+                    header.set_sensitive(true);
+                    Ok(header)
+                });
+                match header {
+                    Ok(header) => _ = request.headers_mut().insert(AUTHORIZATION, header),
+                    Err(error) => warn!(file = %token.display(), "asking without a token: {error:#}"),
+                }
+                request
+            })
+            .service(legacy::Client::builder(TokioExecutor::new()).build(connector));
+        Ok(Client::new(service, "default"))
+    }
+
+    fn tls(&self) -> anyhow::Result<ClientConfig> {
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?;
+        let Some(file) = &self.authorities else {
+            let anyone = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone::default()));
+            return Ok(anyone.with_no_client_auth());
+        };
+        let mut roots = RootCertStore::empty();
+        let certificates = CertificateDer::pem_file_iter(file)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .with_context(|| format!("cannot read certificates from {}", file.display()))?;
+        roots.add_parsable_certificates(certificates);
+        Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    }
+}

@@ -1,0 +1,120 @@
+//! Helm's chart and kustomize's base say the same.
+
+use podmeter_tests::temp::TempDir;
+
+use crate::{
+    objects::{Objects, differences, parse, without},
+    path, program, succeeds,
+};
+
+/// What only one of the two puts on objects: the chart may be installed twice, and says what installed it.
+const OF_HELM: [&str; 4] = [
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/version",
+    "app.kubernetes.io/managed-by",
+    "helm.sh/chart",
+];
+
+pub(crate) fn helm(values: &[&str]) -> Objects {
+    let mut command = program("PODMETER_HELM");
+    command.args(["template", "podmeter", "deploy/helm/podmeter", "--namespace", "podmeter"]);
+    for value in values {
+        command.args(["--set", value]);
+    }
+    let mut objects = parse(&succeeds(&mut command));
+    objects.values_mut().for_each(|object| without(object, &OF_HELM));
+    objects
+}
+
+/// What kustomize makes of these components on the base.
+pub(crate) fn kustomize(components: &[&str]) -> Objects {
+    let directory = TempDir::new("kustomize");
+    // It takes no absolute path.
+    let up = "../".repeat(directory.path().components().count() - 1);
+    let place = |name: &str| format!("{}{}", up, path(name).display().to_string().trim_start_matches('/'));
+    let list: String = components.iter().map(|name| format!("  - {}\n", place(name))).collect();
+    directory.file(
+        "kustomization.yaml",
+        format!("resources:\n  - {}\ncomponents:\n{list}", place("deploy/kustomize/base")),
+    );
+    let text = succeeds(program("PODMETER_KUSTOMIZE").arg("build").arg(directory.path()));
+    let mut objects = parse(&text);
+    // Helm makes it itself: --create-namespace.
+    assert!(objects.remove(&("Namespace".into(), "podmeter".into())).is_some());
+    objects
+}
+
+fn assert_same(of_helm: &Objects, of_kustomize: &Objects) {
+    let keys = |objects: &Objects| objects.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(of_helm), keys(of_kustomize));
+    let mut found = Vec::new();
+    for (key, object) in of_helm {
+        differences(object, &of_kustomize[key], &format!("{} {}", key.0, key.1), &mut found);
+    }
+    assert!(found.is_empty(), "helm and kustomize differ:\n{}", found.join("\n"));
+}
+
+#[test]
+fn the_base_is_the_chart_as_it_comes() {
+    let (of_helm, of_kustomize) = (helm(&[]), kustomize(&[]));
+    assert_eq!(of_helm.len(), 6, "{:?}", of_helm.keys());
+    assert_same(&of_helm, &of_kustomize);
+}
+
+#[test]
+fn the_components_are_the_charts_switches() {
+    let all = ["serviceMonitor.enabled=true", "rules.enabled=true", "dashboards.enabled=true"];
+    let components =
+        ["deploy/kustomize/components/monitor", "deploy/kustomize/components/rules", "deploy/dashboards"];
+    assert_same(&helm(&all), &kustomize(&components));
+    let replace = [&all[..], &["serviceMonitor.cadvisor=replace"]].concat();
+    let components = [&components[..], &["deploy/kustomize/components/replace-cadvisor"]].concat();
+    assert_same(&helm(&replace), &kustomize(&components));
+}
+
+#[test]
+fn tls_and_tokens_are_the_charts_switches_too() {
+    let values = ["serviceMonitor.enabled=true", "tls.secretName=podmeter-tls", "auth=kubernetes"];
+    let components = ["deploy/kustomize/components/monitor", "deploy/kustomize/components/secure-metrics"];
+    assert_same(&helm(&values), &kustomize(&components));
+}
+
+/// Another source of pods' names takes another right, or none.
+#[test]
+fn the_rights_are_those_of_the_pod_source() {
+    let role = |source: &str| {
+        let objects = helm(&[&format!("podSource={source}")]);
+        objects.get(&("ClusterRole".to_owned(), "podmeter".to_owned())).map(|role| role["rules"][0].clone())
+    };
+    assert_eq!(role("api").map(|rule| rule["resources"][0].clone()), Some("pods".into()));
+    assert_eq!(role("kubelet").map(|rule| rule["resources"][0].clone()), Some("nodes/pods".into()));
+    assert_eq!((role("cri"), role("none")), (None, None));
+}
+
+/// A second release beside the first selects only its own pods.
+#[test]
+fn another_release_selects_its_own() {
+    let mut command = program("PODMETER_HELM");
+    command.args(["template", "canary", "deploy/helm/podmeter", "--set", "serviceMonitor.enabled=true"]);
+    let objects = parse(&succeeds(&mut command));
+    let of = |kind: &str| &objects[&(kind.to_owned(), "canary-podmeter".to_owned())];
+    let instance = |value: &serde_json::Value| assert_eq!(value["app.kubernetes.io/instance"], "canary");
+    instance(&of("DaemonSet")["spec"]["selector"]["matchLabels"]);
+    instance(&of("DaemonSet")["spec"]["template"]["metadata"]["labels"]);
+    instance(&of("Service")["spec"]["selector"]);
+    instance(&of("NetworkPolicy")["spec"]["podSelector"]["matchLabels"]);
+    instance(&of("ServiceMonitor")["spec"]["selector"]["matchLabels"]);
+    assert_eq!(of("ClusterRoleBinding")["subjects"][0]["name"], "canary-podmeter");
+}
+
+#[test]
+fn the_examples_build() {
+    let text =
+        succeeds(program("PODMETER_KUSTOMIZE").args(["build", "deploy/kustomize/examples/kube-prometheus"]));
+    let objects = parse(&text);
+    for (kind, name) in
+        [("DaemonSet", "podmeter"), ("ServiceMonitor", "podmeter"), ("Role", "prometheus-k8s")]
+    {
+        assert!(objects.contains_key(&(kind.to_owned(), name.to_owned())), "{kind} {name}");
+    }
+}

@@ -1,0 +1,8 @@
+//! Names from a real API server: pods are written to it for cgroups that are real too.
+
+mod kubelet;
+mod names;
+mod node;
+mod outage;
+mod rights;
+mod security;

@@ -1,0 +1,56 @@
+//! What the agent may do, and what becomes of its token.
+
+use podmeter_tests::agent::Agent;
+use serde_json::json;
+
+use super::node::{Node, container_id, status};
+
+const USAGE: &str = "container_cpu_usage_seconds_total";
+
+fn failed(agent: &Agent, reason: &str) {
+    agent.scrape_until(reason, |scrape| {
+        scrape.value("podmeter_kube_failures_total", &[("reason", reason)]).is_some_and(|count| count > 0.0)
+    });
+}
+
+#[test]
+fn a_refusal_names_the_rule_and_an_expired_token_is_read_again() {
+    let mut node = Node::start();
+    let good = node.cluster.token(node.account());
+    node.give_token("made-up");
+    let agent = node.agent(&["--signals", "cpu"]);
+    let pod = node.pod("web", &["app"]);
+    let id = container_id();
+    let cgroup = pod.cgroup.child(&id);
+    node.tell(&pod, &json!({"containerStatuses": [status("app", &id, None)]}));
+    failed(&agent, "unauthorized");
+    assert_eq!(agent.get("/metrics").0, 200);
+    node.give_token(&good);
+    // It is known again, and may not.
+    failed(&agent, "forbidden");
+    let rule = r#"{apiGroups: [\"\"], resources: [pods], verbs: [list, watch]}"#;
+    assert!(agent.log().iter().any(|line| line.contains(rule)), "{:#?}", agent.log());
+    node.grant();
+    let of = [("pod", "web"), ("container", "app"), ("id", cgroup.path())];
+    agent.scrape_until("a name", |scrape| scrape.value(USAGE, &of).is_some());
+
+    // An account that is made anew: its old tokens are no good, and no watch is closed for that; a restart closes it.
+    let path = "/api/v1/namespaces/shop/serviceaccounts";
+    node.cluster.delete(&format!("{path}/{}", node.account()));
+    node.cluster.stop_server();
+    node.cluster.start_server();
+    let before = agent.scrape().value("podmeter_kube_failures_total", &[("reason", "unauthorized")]);
+    agent.scrape_until("a token that has expired", |scrape| {
+        scrape.value("podmeter_kube_failures_total", &[("reason", "unauthorized")]) > before
+    });
+    assert!(agent.scrape().value(USAGE, &of).is_some(), "the name stays");
+    let fresh = node.cluster.account(node.account());
+    node.give_token(&fresh);
+    agent.scrape_until("an end of that", |scrape| {
+        scrape.value("podmeter_kube_stale_seconds", &[]) == Some(0.0)
+    });
+    assert!(
+        !agent.log().iter().any(|line| line.contains(&fresh) || line.contains(&good)),
+        "no token in the log"
+    );
+}

@@ -1,0 +1,57 @@
+//! Certificates and tokens of a test's cluster, by openssl.
+
+use std::{fs, path::Path, process::Command};
+
+use crate::temp::TempDir;
+
+/// What is kept of them in memory.
+#[derive(Debug)]
+pub(super) struct Keys {
+    /// The token of one who may do everything.
+    pub(super) administrator: String,
+}
+
+impl Keys {
+    /// An authority, a certificate for the API server, the keys of service accounts, and an administrator's token.
+    pub(super) fn new(directory: &TempDir) -> Self {
+        let path = directory.path();
+        openssl(
+            path,
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -batch -subj /CN=test-ca -keyout ca.key -out ca.crt -addext keyUsage=critical,keyCertSign,digitalSignature",
+        );
+        openssl(path, "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out accounts.key");
+        openssl(path, "pkey -in accounts.key -pubout -out accounts.pub");
+        let administrator =
+            fs::read_to_string("/proc/sys/kernel/random/uuid").expect("procfs").trim().to_owned();
+        directory.file("tokens.csv", format!("{administrator},admin,admin,system:masters\n"));
+        let this = Self { administrator };
+        this.server(path, "server");
+        this
+    }
+
+    /// A certificate for a server on loopback, from the authority.
+    pub(super) fn server(&self, path: &Path, name: &str) {
+        let names = "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:kubernetes.default.svc";
+        let request = format!(
+            "req -x509 -CA ca.crt -CAkey ca.key -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -batch -subj /CN={name} -keyout {name}.key -out {name}.crt -addext basicConstraints=critical,CA:FALSE -addext extendedKeyUsage=serverAuth -addext {names}"
+        );
+        _ = fs::remove_file(path.join(format!("{name}.key")));
+        openssl(path, &request);
+    }
+}
+
+impl Keys {
+    /// A certificate for the kubelet of a node, as a client.
+    pub(super) fn node(&self, path: &Path, node: &str) {
+        let request = format!(
+            "req -x509 -CA ca.crt -CAkey ca.key -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -batch -subj /O=system:nodes/CN=system:node:{node} -keyout node.key -out node.crt -addext basicConstraints=critical,CA:FALSE -addext extendedKeyUsage=clientAuth"
+        );
+        openssl(path, &request);
+    }
+}
+
+fn openssl(directory: &Path, line: &str) {
+    let output =
+        Command::new("openssl").args(line.split(' ')).current_dir(directory).output().expect("openssl");
+    assert!(output.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&output.stderr));
+}
