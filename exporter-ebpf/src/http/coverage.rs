@@ -59,7 +59,10 @@ mod kernel {
     use super::{Coverage, Reason};
     use crate::{
         cgroup::{DEFAULT_SLOTS, probe::owner},
-        http::{connection::Connection, framing::get},
+        http::{
+            connection::Connection,
+            framing::{get, opaque},
+        },
         kernel::{MMAPABLE, add},
         loss::{Loss, count},
     };
