@@ -151,7 +151,7 @@ fn server(program: Program, more: &[Exchange], raw: &[Raw]) {
 }
 
 #[test]
-#[ignore = "shows what is not measured yet: see the head of the file"]
+#[ignore = "tells of losses of framing where nothing is lost: see the head of the file"]
 fn nginx() {
     server(Program::Nginx, RANGE, PIPELINED);
 }
@@ -159,51 +159,51 @@ fn nginx() {
 // Apache defers its accepts, as it does by default, so that the first request of a connection comes
 // with the handshake's last segment, to the socket that listens.
 #[test]
-#[ignore = "shows what is not measured yet: see the head of the file"]
+#[ignore = "tells of losses of framing where nothing is lost: see the head of the file"]
 fn apache() {
     server(Program::Apache, RANGE, PIPELINED);
 }
 
 #[test]
-#[ignore = "shows what is not measured yet: see the head of the file"]
+#[ignore = "tells of losses of framing where nothing is lost: see the head of the file"]
 fn node() {
     server(Program::Node, EARLY_HINTS, PIPELINED);
 }
 
 #[test]
-#[ignore = "shows what is not measured yet: see the head of the file"]
+#[ignore = "tells of losses of framing where nothing is lost: see the head of the file"]
 fn go() {
     server(Program::Go, &[], PIPELINED);
 }
 
 #[test]
-#[ignore = "shows what is not measured yet: see the head of the file"]
+#[ignore = "tells of losses of framing where nothing is lost: see the head of the file"]
 fn python() {
     server(Program::Python, &[], PIPELINED);
 }
 
 #[test]
-#[ignore = "shows what is not measured yet: see the head of the file"]
+#[ignore = "tells of losses of framing where nothing is lost: see the head of the file"]
 fn gunicorn() {
     // It leaves a second request in its buffer until a third comes.
     server(Program::Gunicorn, &[], &[]);
 }
 
 #[test]
-#[ignore = "shows what is not measured yet: see the head of the file"]
+#[ignore = "tells of losses of framing where nothing is lost: see the head of the file"]
 fn uvicorn() {
     server(Program::Uvicorn, &[], PIPELINED);
 }
 
 #[test]
-#[ignore = "shows what is not measured yet: see the head of the file"]
+#[ignore = "tells of losses of framing where nothing is lost: see the head of the file"]
 fn java() {
     server(Program::Java, &[], PIPELINED);
 }
 
 /// Three parties: client and server, and a proxy that is both, whose connections to the server outlive its clients'.
 #[test]
-#[ignore = "shows what is not measured yet: see the head of the file"]
+#[ignore = "tells of losses of framing where nothing is lost: see the head of the file"]
 fn haproxy() {
     let mut lab = Lab::alone(&[]);
     let (root, _) = lab.server.path().rsplit_once('/').expect("a path");
