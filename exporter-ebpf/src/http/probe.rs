@@ -236,17 +236,14 @@ impl Segment {
                 }
                 if state == START && self.peek(cursor) {
                     let memo = self.memo(cursor);
-                    let done = if requests {
-                        self.again(this, cursor, memo)
-                    } else {
-                        self.answer(this, cursor, memo)
-                    };
+                    let done =
+                        if requests { self.again(this, cursor, memo) } else { self.answer(this, memo) };
                     if done {
                         (*stream).next = next;
                         return;
                     }
                     self.complete(cursor, MEMO as usize);
-                    self.read(this, cursor, stream, requests, memo);
+                    self.read(this, cursor, requests, memo);
                     (*stream).next = next;
                     return;
                 }
@@ -268,7 +265,7 @@ impl Segment {
                 // It left unseen, or it is what goes on to the end of the connection.
                 http_cross(self.skb, this, cursor, u32::from(requests), known);
             }
-            self.read(this, cursor, stream, requests, 0);
+            self.read(this, cursor, requests, 0);
             if state == UNKNOWN && get(&raw const (*stream).state) == UNKNOWN && (*this).status == 0 {
                 // It may be the rest of a message whose beginning is still to come.
                 return;
@@ -282,14 +279,7 @@ impl Segment {
 
     /// Reads the payload; remembers it as `memo` if it is a message, and one alone.
     #[inline(always)]
-    unsafe fn read(
-        &self,
-        this: *mut Connection,
-        cursor: *mut Cursor,
-        _stream: *mut Stream,
-        requests: bool,
-        memo: u64,
-    ) {
+    unsafe fn read(&self, this: *mut Connection, cursor: *mut Cursor, requests: bool, memo: u64) {
         // SAFETY: the caller's.
         unsafe {
             if requests {
@@ -366,7 +356,7 @@ impl Segment {
 
     /// A response like the one before.
     #[inline(always)]
-    unsafe fn answer(&self, this: *mut Connection, _cursor: *mut Cursor, memo: u64) -> bool {
+    unsafe fn answer(&self, this: *mut Connection, memo: u64) -> bool {
         // SAFETY: the caller's.
         unsafe {
             if (*this).status != 0 || depth(this) == 0 || place(this, (*this).answered) != 0 {
