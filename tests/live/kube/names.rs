@@ -45,6 +45,9 @@ fn every_kind_of_container_has_its_name() {
     let node = Node::start();
     node.grant();
     let agent = node.agent(&["--signals", "cpu,memory,pressure"]);
+    // The machine may have containers of its own, which this API server has never heard of.
+    let unnamed = |scrape: &Scrape| scrape.value("podmeter_kube_unnamed_containers", &[]);
+    let foreign = unnamed(&agent.scrape()).expect("the API server names pods");
     let kinds = json!({
         "nodeName": NODE,
         "initContainers": [
@@ -123,7 +126,9 @@ fn every_kind_of_container_has_its_name() {
     let pods_memory = pod.cgroup.number("memory", "memory.usage_in_bytes") as f64;
     assert_eq!(agent.scrape().value(MEMORY, &[("id", pod.cgroup.path())]), Some(pods_memory));
     assert!(!scrape.0.contains(&sandbox.to_string()), "the pause container is nowhere");
-    assert_eq!(scrape.value("podmeter_kube_unnamed_containers", &[]).map(|count| count <= 1.0), Some(true));
+    // A pause container may still get a name, until its time is up.
+    let ours = unnamed(&scrape).expect("as before") - foreign;
+    assert!((0.0..=1.0).contains(&ours), "{ours} of ours have no name; {foreign} are not ours");
 }
 
 /// A process of its own takes more than it may; how often that happened to the container so far is the kernel's word.
