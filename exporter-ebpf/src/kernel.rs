@@ -16,6 +16,13 @@ pub(crate) unsafe fn add(counter: *mut u64, value: u64) {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, value) };
 }
 
+/// Tells the compiler that this branch is seldom taken: what comes seldom is laid out behind what comes often, since a program
+/// that runs between two of the kernel's own finds little of itself in the instruction cache.
+#[inline(always)]
+pub(crate) const fn seldom() {
+    core::hint::cold_path();
+}
+
 /// Loads a member of the struct that `base` points to, at an offset that BTF gave.
 ///
 /// `base` is a BTF pointer (a tracepoint argument or what such a load gave): the verifier knows its type, checks the offset

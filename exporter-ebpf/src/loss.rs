@@ -91,7 +91,7 @@ pub(crate) mod kernel {
     use aya_ebpf::{btf_maps::Array, macros::btf_map};
 
     use super::Loss;
-    use crate::kernel::{MMAPABLE, add};
+    use crate::kernel::{MMAPABLE, add, seldom};
 
     #[btf_map]
     static LOSSES: Array<u64, { Loss::ALL.len() }, MMAPABLE> = Array::new();
@@ -111,6 +111,7 @@ pub(crate) mod kernel {
     /// The same, where a [`Loss`] came through what the verifier checks by itself as a number.
     #[inline(always)]
     pub(crate) fn count_by_index(loss: u32, losses: u64) {
+        seldom();
         if let Some(counter) = LOSSES.get_ptr_mut(loss) {
             // SAFETY: an element of a BPF array, which lives as long as the program.
             unsafe { add(counter, losses) }

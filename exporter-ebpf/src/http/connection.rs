@@ -98,7 +98,7 @@ pub(super) struct Connection {
     pub(super) responses: Stream,
     /// As [`Self::memo`], of responses, with the digits of the length.
     pub(super) response_memo: u64,
-    /// Its body, bytes.
+    /// How long its body is, bytes; all of it, if more is to come.
     pub(super) memo_body: u32,
     /// Bytes of payload by direction, and what of them is accounted for already.
     pub(super) bytes: [u32; 2],
@@ -108,7 +108,8 @@ pub(super) struct Connection {
     pub(super) hole: u32,
     /// [`Self::response_memo`]: where in the payload the digits are; 0 if there are none, or they are at its beginning.
     pub(super) memo_at: u16,
-    reserved_end: u16,
+    /// How long its head is, bytes.
+    pub(super) memo_head: u16,
 }
 const _: () = assert!(size_of::<Connection>() == 184);
 
@@ -142,7 +143,7 @@ impl Connection {
         ahead: 0,
         hole: 0,
         memo_at: 0,
-        reserved_end: 0,
+        memo_head: 0,
     };
 }
 

@@ -7,18 +7,19 @@
 //! The kernel's verifier follows a loop by what it knows of each variable. Here it knows nothing, since all of them are in
 //! memory and are read anew in every step: each step is verified once, rather than once for every way that led to it.
 
-use super::table::{
-    self, BODY, CHUNKED, CLOSE, CODING_CHUNKED, DATA, DATA_CR, EXPECT, EXPECTS, FIRST_ACTION, FIRST_BYTEWISE,
-    HAS_LENGTH, HEAD_END, LAST_ACTION, LENGTH, LINE_REST_FIRST, MESSAGE_END, NO_BODY, RESPONSE, SIZE,
-    SIZE_END, START, TRAILER, UNKNOWN,
+use super::{
+    line::{WORD, line_rest, name},
+    table::{
+        self, BODY, CHUNKED, CLOSE, CODING_CHUNKED, DATA, DATA_CR, EXPECT, EXPECTS, FIRST_ACTION,
+        FIRST_BYTEWISE, HAS_LENGTH, HEAD_END, LAST_ACTION, LENGTH, LINE, LINE_REST_FIRST, MESSAGE_END,
+        NO_BODY, RESPONSE, SIZE, SIZE_END, START, TRAILER, UNKNOWN,
+    },
 };
 
 /// How many bytes are looked at together.
 pub const WINDOW: usize = 128;
 /// How many steps are taken together.
 const STEPS: u32 = 12;
-/// How many bytes a step crosses at most within a line.
-const STRIDE: u32 = 32;
 
 /// One direction of a connection.
 #[repr(C)]
@@ -157,50 +158,6 @@ pub(super) fn at_most(len: u32, most: u32) -> u64 {
     (if last > most { most } else { last }) + 1
 }
 
-/// Eight bytes of the window, however they are aligned.
-///
-/// # Safety
-/// They are within it.
-#[inline(always)]
-unsafe fn word(window: *const u8, at: u64) -> u64 {
-    #[cfg(target_arch = "bpf")]
-    {
-        let value: u64;
-        // SAFETY: the caller's. For BPF, Rust takes apart what is not aligned; the machines that BPF runs on need not.
-        unsafe {
-            core::arch::asm!(
-                "{value} = *(u64 *)({place} + 0)",
-                value = out(reg) value,
-                place = in(reg) window.add(at as usize),
-                options(nostack, readonly)
-            );
-        }
-        value
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    // SAFETY: the caller's.
-    unsafe {
-        window.add(at as usize).cast::<u64>().read_unaligned().to_le()
-    }
-}
-
-const ONES: u64 = 0x0101_0101_0101_0101;
-
-/// Has a bit set for the first line end of a word, and none if there is none.
-#[inline(always)]
-const fn line_ends(word: u64) -> u64 {
-    let word = word ^ (ONES * b'\n' as u64);
-    word.wrapping_sub(ONES) & !word & (ONES << 7)
-}
-
-/// At which byte the first of them is.
-#[inline(always)]
-const fn first(line_ends: u64) -> u32 {
-    // The lowest bit alone, as a power of 256, moves the byte that is its index to the top.
-    let lowest = (line_ends & line_ends.wrapping_neg()) >> 7;
-    (lowest.wrapping_mul(0x0001_0203_0405_0607) >> 56) as u32
-}
-
 /// Fills the window from where the cursor is; `false` if the bytes are not to be had.
 ///
 /// # Safety
@@ -260,7 +217,9 @@ unsafe fn advance(source: &impl Source, cursor: *mut Cursor, stream: *mut Stream
         }
         let filled = get(&raw const (*cursor).filled);
         let place = at.wrapping_sub(get(&raw const (*cursor).base));
-        if place >= filled {
+        let ahead = filled.wrapping_sub(place);
+        // The beginning of a line is looked at with what follows it.
+        if place >= filled || (ahead < WORD && ahead < rest) {
             if fill(source, cursor) {
                 return true;
             }
@@ -268,28 +227,27 @@ unsafe fn advance(source: &impl Source, cursor: *mut Cursor, stream: *mut Stream
             return false;
         }
         let window = (&raw const (*cursor).window).cast::<u8>();
-        let (place, filled) = (opaque(place), u64::from(filled));
+        let mut crossed = 0;
+        let mut state = state;
+        if state == LINE && ahead >= WORD {
+            (state, crossed) = name(window, opaque(place), ahead);
+        }
         if state >= LINE_REST_FIRST {
-            if place <= WINDOW as u64 - u64::from(STRIDE) && place + u64::from(STRIDE) <= filled {
-                let (a, b) = (line_ends(word(window, place)), line_ends(word(window, place + 8)));
-                let (c, d) = (line_ends(word(window, place + 16)), line_ends(word(window, place + 24)));
-                if a | b | c | d == 0 {
-                    set(&raw mut (*cursor).at, at.wrapping_add(STRIDE));
-                    return true;
-                }
-            }
-            if place <= WINDOW as u64 - 8 && place + 8 <= filled {
-                let ends = line_ends(word(window, place));
-                if ends & 0xff == 0 {
-                    set(&raw mut (*cursor).at, at.wrapping_add(if ends == 0 { 8 } else { first(ends) }));
-                    return true;
-                }
+            crossed = line_rest(window, opaque(place), ahead);
+        }
+        if crossed != 0 {
+            set(&raw mut (*stream).state, state);
+            set(&raw mut (*cursor).at, at.wrapping_add(if crossed < ahead { crossed } else { ahead }));
+            if crossed >= ahead || state < LINE_REST_FIRST {
+                return true;
             }
         }
+        let place = opaque(place.wrapping_add(crossed));
         if place >= WINDOW as u64 {
             return false;
         }
         let byte = get(window.add(place as usize));
+        let at = at.wrapping_add(crossed);
         set(&raw mut (*cursor).at, at.wrapping_add(1));
         let next = table::next(state, byte);
         set(&raw mut (*stream).state, next);

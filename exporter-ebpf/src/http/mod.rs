@@ -20,6 +20,7 @@
 pub mod coverage;
 pub mod framing;
 pub mod head;
+mod line;
 pub mod pattern;
 pub mod route;
 pub mod table;
@@ -127,9 +128,17 @@ pub fn parse_detail(detail: u64) -> (Option<head::Method>, u16) {
 }
 
 #[cfg(target_arch = "bpf")]
+mod closing;
+#[cfg(target_arch = "bpf")]
 mod connection;
 #[cfg(target_arch = "bpf")]
 mod deferred;
+#[cfg(target_arch = "bpf")]
+mod disorder;
+#[cfg(target_arch = "bpf")]
+mod memo;
+#[cfg(target_arch = "bpf")]
+mod opening;
 #[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]

@@ -6,6 +6,7 @@ use aya_ebpf::{
 };
 
 use super::framing::{Cursor, Source, at_most, get, set};
+use crate::kernel::seldom;
 
 pub(super) const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -52,15 +53,18 @@ impl Segment {
             let data = (*skb).data as usize as *const u8;
             let end = (*skb).data_end as usize as *const u8;
             if data.add(40) > end {
+                seldom();
                 return None;
             }
             let first = *data;
             let ip = if first >> 4 == 4 {
                 if *data.add(9) != 6 {
+                    seldom();
                     return None;
                 }
                 usize::from(first & 15) * 4
             } else {
+                seldom();
                 if *data.add(6) != 6 {
                     return None;
                 }
@@ -68,13 +72,15 @@ impl Segment {
             };
             let tcp = data.add(ip);
             if tcp.add(20) > end {
+                seldom();
                 return None;
             }
-            let flags = *tcp.add(13);
+            let (offset, flags) = (word(tcp.add(12)) >> 28, word(tcp.add(12)) >> 16);
+            let flags = flags as u8;
             // A SYN takes a sequence number before the payload.
             let seq = word(tcp.add(4)).wrapping_add(u32::from(flags & SYN) >> 1);
             let ack = word(tcp.add(8));
-            let offset = ip as u32 + u32::from(*tcp.add(12) >> 4) * 4;
+            let offset = ip as u32 + offset * 4;
             let len = (*skb).len;
             let len = if len > offset { len - offset } else { 0 };
             Some(Self { skb, ingress, tcp: ip as u32, offset, len, seq, ack, flags })
@@ -88,70 +94,57 @@ impl Segment {
         unsafe { clock(self.skb, self.ingress) }
     }
 
-    /// Copies the payload's first bytes to the window and zeroes what is missing of [`MEMO`] bytes.
+    /// See [`peek`].
     ///
     /// # Safety
     /// `cursor` is valid.
     #[inline(always)]
     pub(super) unsafe fn peek(&self, cursor: *mut Cursor) -> bool {
-        // SAFETY: within the window.
-        unsafe {
-            let window = (&raw mut (*cursor).window).cast::<u64>();
-            let mut i = 0;
-            while i < MEMO as usize / 8 {
-                // Volatile, or LLVM calls a memset that goes byte by byte.
-                set(window.add(i), 0);
-                i += 1;
-            }
-            if self.len == 0 {
-                return false;
-            }
-            let len = at_most(self.len, MEMO);
-            bpf_skb_load_bytes(self.skb.cast(), self.offset, window.cast(), len as u32) == 0
-        }
-    }
-
-    /// A hash of what [`Self::peek`] loaded and of the payload's length; never 0.
-    ///
-    /// # Safety
-    /// As [`Self::peek`].
-    #[inline(always)]
-    pub(super) unsafe fn memo(&self, cursor: *const Cursor) -> u64 {
-        let mut hash = mix(0, u64::from(self.len));
-        // SAFETY: within the window.
-        unsafe {
-            let window = (&raw const (*cursor).window).cast::<u64>();
-            let mut i = 0;
-            while i < MEMO as usize / 16 {
-                hash = mix(hash, get(window.add(i)));
-                i += 1;
-            }
-            // Most of what is short is shorter than that.
-            if self.len > MEMO / 2 {
-                while i < MEMO as usize / 8 {
-                    hash = mix(hash, get(window.add(i)));
-                    i += 1;
-                }
-            }
-        }
-        hash
+        // SAFETY: the caller's.
+        unsafe { peek(self.skb, cursor, self.offset, self.len) }
     }
 }
 
-/// Goes on with a hash; never 0.
-#[inline(always)]
-pub(super) const fn mix(hash: u64, word: u64) -> u64 {
-    let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    // The upper bits depend on all of a factor, the lower ones on few.
-    (product ^ product >> 32) | 1
-}
-
+/// Copies the first bytes of a payload of `len` bytes to the window, and zeroes what is missing of [`MEMO`] bytes.
+///
 /// # Safety
-/// Four bytes are there.
+/// `skb` is the context of the program, `cursor` valid.
+#[inline(always)]
+pub(super) unsafe fn peek(skb: *mut __sk_buff, cursor: *mut Cursor, offset: u32, len: u32) -> bool {
+    // SAFETY: within the window.
+    unsafe {
+        let window = (&raw mut (*cursor).window).cast::<u64>();
+        let mut i = 0;
+        while i < MEMO as usize / 8 {
+            // Volatile, or LLVM calls a memset that goes byte by byte.
+            set(window.add(i), 0);
+            i += 1;
+        }
+        if len == 0 {
+            return false;
+        }
+        let len = at_most(len, MEMO);
+        bpf_skb_load_bytes(skb.cast(), offset, window.cast(), len as u32) == 0
+    }
+}
+
+/// Four bytes of a header, which the machines that BPF runs on load however they are aligned.
+///
+/// # Safety
+/// They are there.
 #[inline(always)]
 unsafe fn word(place: *const u8) -> u32 {
-    // SAFETY: the caller's.
-    unsafe { u32::from_be(place.cast::<u32>().read_unaligned()) }
+    let value: u64;
+    // SAFETY: the caller's. Rust would load what may not be aligned byte by byte.
+    unsafe {
+        core::arch::asm!(
+            "{value} = *(u32 *)({place} + 0)",
+            value = out(reg) value,
+            place = in(reg) place,
+            options(nostack, readonly, pure)
+        );
+    }
+    u32::from_be(value as u32)
 }
 
 /// TCP stamps what it sends, so that only arrivals cost a clock read.
@@ -159,7 +152,7 @@ unsafe fn word(place: *const u8) -> u32 {
 /// # Safety
 /// `skb` is the context of the program.
 #[inline(always)]
-unsafe fn clock(skb: *mut __sk_buff, ingress: bool) -> u64 {
+pub(super) unsafe fn clock(skb: *mut __sk_buff, ingress: bool) -> u64 {
     // SAFETY: the caller's; a helper without arguments.
     unsafe {
         if !ingress {

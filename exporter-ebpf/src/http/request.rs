@@ -187,6 +187,12 @@ pub(super) extern "C" fn http_line(
     unsafe {
         let packet = Packet { skb, offset: get(&raw const (*cursor).offset) };
         if state != u32::from(PARTIAL) {
+            let filled = opaque(get(&raw const (*cursor).filled));
+            let is_there = get(&raw const (*cursor).at) == get(&raw const (*cursor).base);
+            if is_there && filled != 0 && filled <= WINDOW as u64 {
+                set((&raw mut (*cursor).window).cast::<u8>().add(filled as usize), b'\n');
+                return 0;
+            }
             return if fill(&packet, cursor) { 0 } else { FAILED };
         }
         let carry = connection::carry(skb, responses != 0, false);

@@ -41,7 +41,7 @@ pub const FIRST_ACTION: u8 = 6;
 pub const LAST_ACTION: u8 = 12;
 
 /// At the beginning of a line of a head.
-const LINE: u8 = 13;
+pub const LINE: u8 = 13;
 const LINE_CR: u8 = 14;
 /// Between codings.
 const CODING: u8 = 15;

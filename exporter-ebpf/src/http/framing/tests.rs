@@ -1,6 +1,12 @@
 use proptest::{collection::vec, prelude::*};
 
-use super::{super::table::*, *};
+use super::{
+    super::{
+        line::{first, line_ends},
+        table::*,
+    },
+    *,
+};
 
 /// Reads on in a message, in segments; how many bytes it took in all.
 fn read(stream: &mut Stream, segments: &[&[u8]]) -> usize {
