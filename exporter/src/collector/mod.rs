@@ -143,7 +143,7 @@ pub fn owners(slots: &Slots, tree: &Tree) -> (Vec<Option<WorkloadId>>, u64) {
     let mut owners = vec![None; slots.capacity() as usize];
     let mut unresolved = 0;
     for (slot, node) in slots.taken() {
-        let owner = tree.workload_of(node);
+        let owner = tree.charged(node);
         unresolved += u64::from(owner.is_none());
         owners[slot as usize] = owner;
     }

@@ -127,8 +127,14 @@ fn the_daemonsets_pod_measures_the_node_under_a_real_kubelet() {
     assert!(highest > 0.0 && highest < limit / 2.0, "{highest} of {limit}");
     println!("the container's highest memory: {:.1} MiB", highest / f64::from(1 << 20));
     let status = fs::read_to_string(format!("/proc/{}/status", process(&scrape))).expect("it runs");
-    // Of the three it has what it needs, of all others none; nothing can be gained, and system calls are filtered.
-    for wanted in ["CapBnd:\t000000c000001000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+    // It was given three, and has given them up; nothing can be gained, and system calls are filtered.
+    for wanted in [
+        "CapBnd:\t000000c000001000",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ] {
         assert!(status.contains(wanted), "{wanted}:\n{status}");
     }
     assert!(

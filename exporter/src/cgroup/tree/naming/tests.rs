@@ -107,6 +107,25 @@ fn containers_and_pods_are_named_and_the_pause_container_is_not_shown() {
 }
 
 #[test]
+fn what_is_in_none_of_a_pods_containers_is_charged_to_the_pod() {
+    let (mut tree, mut pods) = (tree(), Pods::default());
+    tree.add((0, 4), &pod_path());
+    tree.add((0, 5), &path("0"));
+    tree.add((0, 6), &path("a"));
+    tree.add((0, 7), &format!("{}/crio-conmon-x", pod_path()));
+    pods.heard_from();
+    pods.set(pod(&["a"]));
+    tree.name(&pods);
+    let of = |tree: &Tree, ids: [u64; 4]| ids.map(|id| tree.path((0, id)).map(|_| tree.charged((0, id))));
+    let own = |id| Some(tree.workload_of((0, id)));
+    let (pod, fresh, app) = (own(4), own(5), own(6));
+    assert_eq!(of(&tree, [4, 5, 6, 7]), [pod, fresh, app, pod], "it may yet be named");
+    later(&mut tree);
+    tree.name(&pods);
+    assert_eq!(of(&tree, [4, 5, 6, 7]), [pod, pod, app, pod]);
+}
+
+#[test]
 fn a_name_stays_when_the_api_forgets() {
     let (mut tree, mut pods) = (tree(), Pods::default());
     tree.add((0, 4), &pod_path());
