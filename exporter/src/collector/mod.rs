@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod block_io;
+pub mod cadvisor;
 pub mod cpu;
 pub mod http;
 pub mod memory;

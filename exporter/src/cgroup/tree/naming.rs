@@ -73,8 +73,11 @@ impl Names {
         now.duration_since(workload.born.max(self.started)) > PATIENCE
     }
 
-    /// The labels of what nobody names.
+    /// The labels of what nobody names. The root has no name to cAdvisor, and what has one is a container to its dashboards.
     fn plain(&self, id: &str, name: &str) -> Labels {
+        if id == "/" {
+            return Labels::new(&[("id", id), ("node", &self.node)]);
+        }
         Labels::new(&[("id", id), ("name", name), ("node", &self.node)])
     }
 

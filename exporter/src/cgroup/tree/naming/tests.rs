@@ -85,7 +85,7 @@ fn containers_and_pods_are_named_and_the_pause_container_is_not_shown() {
     tree.name(&pods);
     let (pod, app) = (pod_path(), path("a"));
     assert_eq!(shown(&tree), ["/", &pod, &app]);
-    assert_eq!(labels(&tree, 1), r#"id="/",name="/",node="node1""#);
+    assert_eq!(labels(&tree, 1), r#"id="/",node="node1""#);
     assert_eq!(
         labels(&tree, 4),
         format!(
