@@ -13,6 +13,9 @@ Written by `cargo xtask doc` from what the collectors declare; change it there.
 A metric of a container carries the labels `id name image namespace pod container`, as cAdvisor's do, and its own
 after them. `id` is the cgroup's path and always there; labels that would be empty are left out, so outside Kubernetes
 there is no `namespace` or `pod`. A series ends with its container.
+
+A pod's own series lack `container`. Of the metrics that cAdvisor has too they are about all that is in the pod, as cAdvisor's are; of
+the others only about what is in none of its containers, as the pause container is, so that nothing is in a sum twice.
 ";
 
 fn main() {

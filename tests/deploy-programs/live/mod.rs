@@ -5,6 +5,7 @@
 mod accepted;
 mod alerts;
 mod autoscaling;
+mod beside;
 mod containers;
 mod daemonset;
 mod dashboards;

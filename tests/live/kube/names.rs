@@ -10,7 +10,7 @@ use podmeter_tests::{
 };
 use serde_json::json;
 
-use super::node::{NODE, Node, container_id, image, specs, status};
+use super::node::{NODE, Node, Pod, container_id, image, specs, status};
 
 const USAGE: &str = "container_cpu_usage_seconds_total";
 const MEMORY: &str = "container_memory_usage_bytes";
@@ -111,7 +111,7 @@ fn every_kind_of_container_has_its_name() {
     process.go();
     assert_eq!(process.line(), "done");
     process.asleep();
-    let kernel = || pod.cgroup.stat("v2", "cpu.stat", "usage_usec") as f64 / 1e6;
+    let kernel = || kernel(&pod);
     let (scrape, kernel) = wait::until("a quiet pod", || {
         let (before, scrape, after) = (kernel(), agent.scrape(), kernel());
         (before == after).then_some((scrape, after))
@@ -129,6 +129,24 @@ fn every_kind_of_container_has_its_name() {
     // A pause container may still get a name, until its time is up.
     let ours = unnamed(&scrape).expect("as before") - foreign;
     assert!((0.0..=1.0).contains(&ours), "{ours} of ours have no name; {foreign} are not ours");
+    // Then what is counted of it beside is the pod's as well, whose CPU time is what it was.
+    let waits = [("id", pod.cgroup.path())];
+    let (scrape, kernel) = wait::until("the pause container's waits for a CPU", || {
+        let (scrape, after) = (agent.scrape(), self::kernel(&pod));
+        (scrape.value("container_cpu_run_queue_latency_seconds_count", &waits) > Some(0.0))
+            .then_some((scrape, after))
+    });
+    let later = scrape.value(USAGE, &[("id", pod.cgroup.path())]).expect("the pod's series");
+    assert!(
+        later >= usage && (later - kernel).abs() < 1e-3,
+        "{later} s after {usage}, and the kernel has {kernel}"
+    );
+    assert!(!scrape.0.contains(&sandbox.to_string()), "it is nowhere still");
+}
+
+/// What the kernel charged a pod with.
+fn kernel(pod: &Pod) -> f64 {
+    pod.cgroup.stat("v2", "cpu.stat", "usage_usec") as f64 / 1e6
 }
 
 /// A process of its own takes more than it may; how often that happened to the container so far is the kernel's word.
