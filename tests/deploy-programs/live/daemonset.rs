@@ -132,7 +132,7 @@ fn what_is_installed_measures_the_node_under_a_real_kubelet() {
     let change = json!({ "spec": { "template": { "metadata": { "annotations": { "upgraded": "yes" } } } } });
     cluster.patch(DAEMONSET, &change);
     ready(&cluster, &kubelet, &pod);
-    assert_eq!(webs(&scrape()).len(), 1, "the next agent knows it too");
+    wait::until("the pods' names in the next agent", || (webs(&scrape()).len() == 1).then_some(()));
 }
 
 /// It was given what it needs, and gave it up.

@@ -6,6 +6,7 @@ use podmeter_tests::{
     cluster::NAMESPACE,
     machine::{assert_cpu_time, stolen},
     scrape::Scrape,
+    temp::TempDir,
     wait,
 };
 use serde_json::json;
@@ -195,6 +196,37 @@ fn a_container_that_restarts_has_one_series_and_keeps_its_oom_kills() {
     agent.scrape_until("the end of the pod", |scrape| scrape.value("podmeter_kube_pods", &[]) == Some(0.0));
     let of = [("pod", "crash"), ("container", "app"), ("namespace", NAMESPACE)];
     assert_eq!(agent.scrape().value("container_oom_events_total", &of), Some(3.0));
+}
+
+#[test]
+fn a_pod_has_what_the_disks_did_for_its_containers_and_for_those_that_are_gone() {
+    const WRITTEN: &str = "container_fs_writes_bytes_total";
+    let node = Node::start();
+    node.grant();
+    let agent = node.agent(&["--signals", "block_io"]);
+    let (pod, directory) = (node.pod("web", &["app"]), TempDir::on_disk("pod"));
+    let of_pod = [("id", pod.cgroup.path())];
+    let mut before = 0.0;
+    for run in 0..2 {
+        let id = container_id();
+        let cgroup = pod.cgroup.child(&id);
+        node.tell(&pod, &json!({"containerStatuses": [status("app", &id, None)]}));
+        let to = format!("of={}/{run}", directory.path().display());
+        let mut dd =
+            cgroup.spawn(&["dd", "if=/dev/zero", &to, "oflag=direct", "bs=64k", "count=16", "status=none"]);
+        dd.go().ended();
+        dd.finish();
+        let path = cgroup.path().to_owned();
+        let of_container = [("pod", "web"), ("container", "app"), ("id", &*path)];
+        let scrape =
+            agent.scrape_until("the writes", |scrape| scrape.sum(WRITTEN, &of_container) >= 1_048_576.0);
+        let (whole, own) = (scrape.sum(WRITTEN, &of_pod), scrape.sum(WRITTEN, &of_container));
+        assert_eq!(whole, before + own, "run {run}");
+        cgroup.remove();
+        let scrape = agent.scrape_until("its end", |scrape| scrape.sum(WRITTEN, &of_container) == 0.0);
+        assert_eq!(scrape.sum(WRITTEN, &of_pod), whole, "after run {run}");
+        before = whole;
+    }
 }
 
 #[test]

@@ -179,7 +179,7 @@ fn while_the_source_is_away_a_new_container_has_its_pods_name() {
         judge(workload, Some(&pod(&["a"])), pods.away(), is_late)
     };
     assert_eq!(judged(&tree, 7, true), Role::Anonymous);
-    assert_eq!(judged(&tree, 5, true), Role::Unnamed, "it was there before, and was not named then");
+    assert_eq!(judged(&tree, 5, true), Role::Sandbox, "it was there before, and was not named then");
     let names = tree.names.clone().unwrap();
     tree.workloads[workload].as_mut().unwrap().rename(&names, Role::Anonymous, Some(&pod(&["a"])));
     let text = labels(&tree, 7);
