@@ -20,6 +20,7 @@ use tokio::{
 use tracing::{Level, debug, info, warn};
 
 use crate::{
+    capabilities,
     cgroup::{
         layout::Layout,
         tree::{Tree, naming::Names},
@@ -44,37 +45,62 @@ const LIVE: Duration = Duration::from_secs(20);
 /// Each is on every series of every container.
 const MAX_POD_LABELS: usize = 8;
 
-/// Runs the agent until SIGINT or SIGTERM.
+/// An agent that has done all that takes rights: it is bound to its address, and its probes are attached.
+pub struct Ready {
+    config: Agent,
+    listener: std::net::TcpListener,
+    registry: Registry,
+    started: Instant,
+}
+
+/// Does what takes rights, and gives them up. To be called before there are other threads, which would keep theirs; SIGINT and SIGTERM
+/// are held back until [`run`].
 ///
 /// # Errors
 /// When it cannot listen, or when a route is none. A probe that cannot be had is no error.
-pub async fn run(mut config: Agent) -> anyhow::Result<()> {
+pub fn prepare(mut config: Agent) -> anyhow::Result<Ready> {
     if let Some(path) = &config.route_file {
         config.routes.extend(route::read(path)?);
     }
     route::check(&config.routes)?;
-    let listener = TcpListener::bind(config.listen).await.with_context(|| {
-        format!("cannot listen on {}; choose another address with --listen", config.listen)
-    })?;
-    // From here on a signal is an orderly end, and not the death that it is by default.
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let guard = Guard::new(&config)?;
     let labels = config.kube.pod_labels.len();
     ensure!(labels <= MAX_POD_LABELS, "--pod-labels has {labels} labels, and {MAX_POD_LABELS} are allowed");
-    let scheme = if guard.tls.is_some() { "https" } else { "http" };
+    let listener = std::net::TcpListener::bind(config.listen).with_context(|| {
+        format!("cannot listen on {}; choose another address with --listen", config.listen)
+    })?;
+    listener.set_nonblocking(true)?;
+    // From here on a signal is an orderly end, and not the death that it is by default.
+    sys::hold_signals(true);
     let started = Instant::now();
-    let kube = config.kube.clone();
-    let registry = tokio::task::spawn_blocking(move || build(&config)).await?;
+    let registry = build(&config);
     // The kernel's BTF, megabytes of it, is not needed any more.
     sys::trim_memory();
     report(&registry.probes);
+    match capabilities::drop_all() {
+        Ok(kept) => debug!(kept = format_args!("{kept:x}"), "capabilities are given up"),
+        Err(error) => warn!("cannot give up capabilities: {error:#}"),
+    }
+    Ok(Ready { config, listener, registry, started })
+}
+
+/// Serves until SIGINT or SIGTERM.
+///
+/// # Errors
+/// When a file is missing that says who may read.
+pub async fn run(ready: Ready) -> anyhow::Result<()> {
+    let Ready { config, listener, registry, started } = ready;
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    sys::hold_signals(false);
+    let guard = Guard::new(&config)?;
+    let scheme = if guard.tls.is_some() { "https" } else { "http" };
     if let Some(pods) = registry.pods.clone() {
-        tokio::spawn(kube::follow(kube, pods));
+        tokio::spawn(async move { kube::follow(config.kube, pods).await });
     }
     let shared = Arc::new(Shared { registry: Mutex::new(registry), started, beat: AtomicU64::new(0) });
     follow_events(&shared)?;
     follow_log(&shared);
     tokio::spawn(beat(shared.clone()));
+    let listener = TcpListener::from_std(listener)?;
     let address = listener.local_addr()?;
     info!(%address, took_seconds = started.elapsed().as_secs_f64(), "serving {scheme}://{address}/metrics");
     let shutdown = async move {

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod btf;
+pub mod capabilities;
 pub mod cgroup;
 pub mod collector;
 pub mod config;

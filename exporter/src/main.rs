@@ -35,9 +35,10 @@ fn main() -> ExitCode {
 }
 
 fn run(config: config::Agent) -> anyhow::Result<()> {
+    let ready = agent::prepare(config)?;
     // Scrapes run on the blocking pool; two workers serve everything else.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(agent::run(config));
+    let result = runtime.block_on(agent::run(ready));
     // A scrape that hangs cannot be aborted: it is left behind.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result

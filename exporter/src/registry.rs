@@ -197,13 +197,13 @@ impl Registry {
             let Some((slots, series)) = &mut self.counters else { continue };
             let heir = released.survives.then_some(released.workload);
             let freed = slot.map_or(Ok(()), |slot| {
-                series.release(slot, heir).and_then(|()| slots.release(released.key, slot))
+                series.release(slot, heir, released.pod).and_then(|()| slots.release(released.key, slot))
             });
             if let Err(error) = freed {
                 warn!("cannot take back what a cgroup had: {error:#}");
             }
             if heir.is_none() {
-                series.forget(released.workload);
+                series.forget(released.workload, released.pod);
             }
         }
     }

@@ -90,6 +90,9 @@ impl Sum {
     }
 }
 
+/// Of which a pod's series have what its containers counted, those that are gone among them: as cAdvisor's.
+const OF_PODS: Family = Family::BlockIo;
+
 /// The user side of the kernel's rows.
 pub struct Series {
     rows: MappedArray<Row>,
@@ -146,16 +149,22 @@ impl Series {
         sums
     }
 
-    /// Takes back the rows of a slot; what they counted goes to `heir`, if there is one.
+    /// Takes back the rows of a slot; what they counted goes to `heir`, if there is one, or else to the pod, if it is a pod's too.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn release(&mut self, slot: u32, heir: Option<WorkloadId>) -> anyhow::Result<()> {
+    pub fn release(
+        &mut self,
+        slot: u32,
+        heir: Option<WorkloadId>,
+        pod: Option<WorkloadId>,
+    ) -> anyhow::Result<()> {
         for index in 1..self.rows.len() {
             let Some(key) = self.key(index).filter(|key| key.slot == slot) else { continue };
             self.index.remove(&key)?;
             let Some(row) = self.rows.get(index) else { continue };
-            if let Some(workload) = heir {
+            let pod = pod.filter(|_| key.family == OF_PODS as u32);
+            if let Some(workload) = heir.or(pod) {
                 let own = Key { workload, detail: key.detail, route: key.route };
                 self.retained.entry((key.family, own)).or_default().add(&row);
             }
@@ -165,9 +174,15 @@ impl Series {
         Ok(())
     }
 
-    /// Forgets what was retained for a workload that has ended: its number is used again.
-    pub fn forget(&mut self, workload: WorkloadId) {
-        self.retained.retain(|(_, key), _| key.workload != workload);
+    /// Forgets what was retained for a workload that has ended, for its number is used again; but for what is its pod's too.
+    pub fn forget(&mut self, workload: WorkloadId, pod: Option<WorkloadId>) {
+        let ended = self.retained.extract_if(|(_, key), _| key.workload == workload);
+        let kept = ended.filter(|((family, _), _)| *family == OF_PODS as u32);
+        for ((family, key), sum) in kept.collect::<Vec<_>>() {
+            if let Some(workload) = pod {
+                self.retained.entry((family, Key { workload, ..key })).or_default().merge(&sum);
+            }
+        }
     }
 }
 

@@ -109,6 +109,7 @@ impl<T> Drop for MappedArray<T> {
 /// bpf(2) commands and attach types of linux/bpf.h.
 mod uapi {
     pub(super) const BPF_PROG_TEST_RUN: libc::c_int = 10;
+    pub(super) const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
     pub(super) const BPF_PROG_QUERY: libc::c_int = 16;
     pub(super) const BPF_LINK_CREATE: libc::c_int = 28;
     pub(super) const BPF_ITER_CREATE: libc::c_int = 33;
@@ -344,6 +345,54 @@ pub fn lift_memlock() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Whether the kernel lets this thread call bpf(2), for what is not refused for another reason.
+pub fn may_call_bpf() -> bool {
+    // Of no descriptor: EBADF is the answer of one that listens. `union bpf_attr`, `info`.
+    let answer = bpf(uapi::BPF_OBJ_GET_INFO_BY_FD, &mut [u32::MAX, 0, 0, 0]);
+    !answer.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+}
+
+/// Sets the capabilities of this thread, each a bit: those in effect, and those that could be; none is for a program to inherit.
+///
+/// # Errors
+/// When `permitted` has one that the thread has not.
+pub fn set_capabilities(effective: u64, permitted: u64) -> io::Result<()> {
+    // linux/capability.h, version 3: the low and the high halves of effective, permitted and inheritable.
+    let header = [0x2008_0522_u32, 0];
+    let half = |shift: u32| [effective >> shift, permitted >> shift, 0].map(|mask| mask as u32);
+    let halves = [half(0), half(32)];
+    // SAFETY: a header and two structs of the sizes that this version has, which live through the call.
+    if unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), halves.as_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// No program that this thread becomes has more rights than the thread.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn no_new_privileges() -> io::Result<()> {
+    // SAFETY: no pointers.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Holds SIGINT and SIGTERM back in this thread and in those that it makes; or lets them come in this thread.
+pub fn hold_signals(hold: bool) {
+    let how = if hold { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK };
+    // SAFETY: a set of signals is plain bits, and lives through the calls.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGINT);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
+    }
 }
 
 /// Has the allocator give back what a scrape no longer needs: an agent is idle between scrapes, and its start and each

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use podmeter::collector::cadvisor::{DIFFERENCES, MISSING};
+
 use crate::{documented, read, yaml};
 
 /// What cAdvisor 0.5x exports by the kubelet, of what podmeter could: the names of its documentation.
@@ -97,4 +99,18 @@ fn the_page_says_of_each_metric_whose_it_is() {
     );
     assert_eq!(part("\nWhat podmeter does not", "\nWhat only podmeter"), of(&mut cadvisor.difference(&ours)));
     assert_eq!(part("\nWhat only podmeter", "\n## Rules"), of(&mut ours.difference(&cadvisor)));
+}
+
+/// And METRICS.md says why, of each that only cAdvisor has.
+#[test]
+fn the_metrics_that_only_cadvisor_has_are_listed_with_reasons() {
+    let cadvisor: BTreeSet<_> = CADVISOR.lines().collect();
+    let ours = documented::metrics();
+    let lacking: BTreeSet<_> = cadvisor.into_iter().filter(|name| !ours.contains_key(*name)).collect();
+    let listed = MISSING.iter().flat_map(|(names, _)| *names).copied();
+    assert_eq!(listed.clone().collect::<BTreeSet<_>>(), lacking);
+    assert_eq!(listed.count(), lacking.len(), "each once");
+    for difference in DIFFERENCES {
+        assert!(difference.metrics.iter().all(|name| ours.contains_key(*name)), "{difference:?}");
+    }
 }

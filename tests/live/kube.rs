@@ -1,5 +1,6 @@
 //! Names from a real API server: pods are written to it for cgroups that are real too.
 
+mod beside;
 mod kubelet;
 mod names;
 mod node;

@@ -134,6 +134,16 @@ impl Agent {
             .collect()
     }
 
+    /// A set of its capabilities, a bit each: `CapEff`, `CapBnd`.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn capabilities(&self, set: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let mask = status.lines().find_map(|line| line.strip_prefix(set)?.strip_prefix(':')).expect("a set");
+        u64::from_str_radix(mask.trim(), 16).expect("a mask")
+    }
+
     /// What it logged so far.
     ///
     /// # Panics

@@ -1,5 +1,6 @@
 //! A real Kubernetes API server with its etcd, on loopback; gone, with all that it knew, when dropped.
 
+mod controllers;
 mod keys;
 pub mod kubelet;
 
@@ -13,7 +14,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use self::keys::Keys;
+use self::{controllers::Controllers, keys::Keys};
 use crate::{process::signal, temp::TempDir, wait};
 
 /// The namespace of the tests' pods.
@@ -27,6 +28,17 @@ pub struct Cluster {
     port: u16,
     etcd: Child,
     server: Option<Child>,
+    controllers: Option<Controllers>,
+    options: Options,
+}
+
+/// What a control plane is to be like.
+#[derive(Clone, Copy, Debug, Default)]
+struct Options {
+    /// With controllers, which each namespace gets an account from.
+    is_whole: bool,
+    /// Without a feature that is on by default, as servers were before they had it.
+    without: Option<&'static str>,
 }
 
 /// A program that `cargo xtask test` builds.
@@ -43,6 +55,18 @@ impl Cluster {
     /// # Panics
     /// When it does not come up, with what it logged.
     pub fn start() -> Self {
+        Self::begin(Options::default())
+    }
+
+    /// As [`Self::start`], without a feature, by its gate.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_without(feature: &'static str) -> Self {
+        Self::begin(Options { without: Some(feature), ..Options::default() })
+    }
+
+    fn begin(options: Options) -> Self {
         let directory = TempDir::new("cluster");
         let keys = Keys::new(&directory);
         let url = format!("unix://{}/etcd.sock", directory.path().display());
@@ -64,7 +88,7 @@ impl Cluster {
         );
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-        let mut this = Self { directory, keys, port, etcd, server: None };
+        let mut this = Self { directory, keys, port, etcd, server: None, controllers: None, options };
         this.start_server();
         this.create("/api/v1/namespaces", &json!({"metadata": {"name": NAMESPACE}}));
         this
@@ -87,9 +111,14 @@ impl Cluster {
             "--service-cluster-ip-range=127.96.0.0/16",
             "--service-account-issuer=https://kubernetes.default.svc",
             "--profiling=false",
-            // There is no controller that would make each namespace an account.
-            "--disable-admission-plugins=ServiceAccount",
         ]);
+        if let Some(feature) = self.options.without {
+            command.arg(format!("--feature-gates={feature}=false"));
+        }
+        if !self.options.is_whole {
+            // There is no controller that would make each namespace an account.
+            command.arg("--disable-admission-plugins=ServiceAccount");
+        }
         for (flag, value) in [
             ("etcd-servers", format!("unix://{}", file("etcd.sock"))),
             ("secure-port", self.port.to_string()),
@@ -135,6 +164,11 @@ impl Cluster {
     /// Who signs the cluster's certificates.
     pub fn authority(&self) -> PathBuf {
         self.directory.path().join("ca.crt")
+    }
+
+    /// The token of one who may do everything.
+    pub fn administrator(&self) -> &str {
+        &self.keys.administrator
     }
 
     /// Makes a certificate for a server on loopback: it, and its key.
@@ -280,7 +314,8 @@ impl Drop for Cluster {
             println!("the API server's last words:\n{}", self.log("kube-apiserver"));
         }
         // The server wants its etcd when it ends in good order; nobody needs that here.
-        for child in self.server.iter_mut().chain([&mut self.etcd]) {
+        let controllers = self.controllers.iter_mut().flat_map(|controllers| &mut controllers.0);
+        for child in controllers.chain(&mut self.server).chain([&mut self.etcd]) {
             _ = child.kill();
             _ = child.wait();
         }

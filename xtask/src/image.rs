@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::command::root;
+use binary::Architecture;
 use dockerfile::Dockerfile;
 
 /// What the manifests call it.
@@ -27,6 +28,9 @@ pub(crate) struct Options {
     /// Where the tarball goes; below `target` if not given.
     #[arg(long)]
     output: Option<PathBuf>,
+    /// Whose image; this machine's if not given. That of the other takes a cross compiler, and is for 64-bit ARM only.
+    #[arg(long, value_enum)]
+    architecture: Option<Architecture>,
     /// Only build the static binary, and print its path.
     #[arg(long)]
     binary: bool,
@@ -35,26 +39,27 @@ pub(crate) struct Options {
 /// Builds the binary, packs it, and prints where it is.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if options.binary {
-        println!("{}", binary::build()?.path.display());
+        println!("{}", binary::build(options.architecture)?.path.display());
         return Ok(());
     }
-    build(&options.tag, options.output.clone()).map(drop)
+    build(&options.tag, options.output.clone(), options.architecture).map(drop)
 }
 
 /// Builds the image as it comes; the tarball's path.
 pub(crate) fn ensure() -> Result<PathBuf> {
-    build(TAG, None)
+    build(TAG, None, None)
 }
 
-fn build(tag: &str, output: Option<PathBuf>) -> Result<PathBuf> {
-    let binary = binary::build()?;
+fn build(tag: &str, output: Option<PathBuf>, architecture: Option<Architecture>) -> Result<PathBuf> {
+    let binary = binary::build(architecture)?;
     let root = root()?;
     let text = fs::read_to_string(root.join("deploy/Dockerfile")).context("cannot read deploy/Dockerfile")?;
     let image = Dockerfile::parse(&text)?;
-    let output = output.unwrap_or_else(|| root.join("target/podmeter-image.tar"));
+    let name = architecture.map_or(String::new(), |architecture| format!("-{}", architecture.name()));
+    let output = output.unwrap_or_else(|| root.join(format!("target/podmeter-image{name}.tar")));
     let content = fs::read(&binary.path).with_context(|| format!("cannot read {}", binary.path.display()))?;
-    let archive = archive::write(&image, tag, binary.architecture, &content)?;
+    let archive = archive::write(&image, tag, binary.architecture.name(), &content)?;
     fs::write(&output, &archive).with_context(|| format!("cannot write {}", output.display()))?;
-    println!("{}: {tag} for {}, {} bytes", output.display(), binary.architecture, archive.len());
+    println!("{}: {tag} for {}, {} bytes", output.display(), binary.architecture.name(), archive.len());
     Ok(output)
 }

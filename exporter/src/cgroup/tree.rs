@@ -295,6 +295,13 @@ impl Tree {
         self.nodes.get(&key).map(|node| node.workload)
     }
 
+    /// The workload whose series have what is counted of a cgroup: its own, or the pod's of what is in none of a pod's containers.
+    pub fn charged(&self, key: NodeKey) -> Option<WorkloadId> {
+        let own = self.workload_of(key)?;
+        let pod = self.get(own).filter(|workload| workload.role == Role::Sandbox).and_then(|found| found.pod);
+        Some(pod.unwrap_or(own))
+    }
+
     /// The workload of a cgroup, if the cgroup is the workload's uppermost, whose files say what the whole uses.
     pub fn workload_at(&self, key: NodeKey) -> Option<WorkloadId> {
         let node = self.nodes.get(&key)?;

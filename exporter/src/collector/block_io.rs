@@ -1,6 +1,10 @@
 //! Block I/O: bytes, operations and latency. The kernel half is `exporter-ebpf/src/block_io.rs`.
 
-use std::{collections::HashMap, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::PathBuf,
+};
 
 use exporter_ebpf::{
     block_io::{Detail, SIGNAL},
@@ -9,6 +13,7 @@ use exporter_ebpf::{
 
 use super::{Collector, Context, Start};
 use crate::{
+    cgroup::tree::{Tree, Workload, WorkloadId, naming::Role},
     series::{Key, Sum},
     snapshot::{Kind, Labels, Metric, Snapshot},
 };
@@ -126,24 +131,53 @@ fn operation(number: u8) -> &'static str {
     }
 }
 
+/// What devices completed for a workload.
+#[derive(Clone, Copy, Default)]
+struct Done {
+    operations: u64,
+    bytes: u64,
+}
+
+/// What a metric takes from it.
+type Value = fn(&Done) -> u64;
+
+/// By workload, operation and device; a pod's is that of its containers, of those that are gone too.
+fn totals<'a>(tree: &Tree, rows: &'a [(Key, u8, String, Sum)]) -> BTreeMap<(WorkloadId, u8, &'a str), Done> {
+    let mut totals = BTreeMap::<_, Done>::new();
+    for (key, operation, device, sum) in rows {
+        let pod = tree.get(key.workload).and_then(|workload| workload.pod);
+        let pod = pod.filter(|pod| tree.get(*pod).is_some_and(|pod| pod.role == Role::Pod));
+        for workload in [key.workload].into_iter().chain(pod) {
+            let done = totals.entry((workload, *operation, device.as_str())).or_default();
+            done.operations += sum.count() + sum.unmeasured;
+            done.bytes += sum.bytes;
+        }
+    }
+    totals
+}
+
 fn emit(context: &Context<'_>, rows: &[(Key, u8, String, Sum)], out: &mut Snapshot) {
     let labels =
-        |key: &Key| context.tree.get(key.workload).map_or(&Labels::NONE, |workload| &workload.labels);
-    let ops: fn(&Sum) -> u64 = |sum| sum.count() + sum.unmeasured;
-    let bytes: fn(&Sum) -> u64 = |sum| sum.bytes;
-    for (metric, of, value) in
-        [(&READS, 0, ops), (&READ_BYTES, 0, bytes), (&WRITES, 1, ops), (&WRITE_BYTES, 1, bytes)]
-    {
+        |workload: WorkloadId| context.tree.get(workload).map_or(&Labels::NONE, |workload| &workload.labels);
+    let totals = totals(context.tree, rows);
+    let values: [(&'static Metric, u8, Value); 4] = [
+        (&READS, 0, |done| done.operations),
+        (&READ_BYTES, 0, |done| done.bytes),
+        (&WRITES, 1, |done| done.operations),
+        (&WRITE_BYTES, 1, |done| done.bytes),
+    ];
+    for (metric, of, value) in values {
         let family = out.family(metric);
-        for (key, _, device, sum) in rows.iter().filter(|(_, operation, _, _)| *operation == of) {
-            family.value(labels(key), &[device], value(sum) as f64);
+        for ((workload, _, device), done) in totals.iter().filter(|((_, operation, _), _)| *operation == of) {
+            family.value(labels(*workload), &[device], value(done) as f64);
         }
     }
     let family = out.family(&LATENCY);
-    for (key, number, device, sum) in rows {
+    let is_pod = |key: &Key| context.tree.get(key.workload).is_some_and(Workload::is_pod);
+    for (key, number, device, sum) in rows.iter().filter(|(key, ..)| !is_pod(key)) {
         if sum.count() > 0 {
             family.histogram(
-                labels(key),
+                labels(key.workload),
                 &[device, operation(*number)],
                 sum.clone().histogram(&LATENCY_BOUNDS),
             );

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod block_io;
+pub mod cadvisor;
 pub mod cpu;
 pub mod http;
 pub mod memory;
@@ -143,7 +144,7 @@ pub fn owners(slots: &Slots, tree: &Tree) -> (Vec<Option<WorkloadId>>, u64) {
     let mut owners = vec![None; slots.capacity() as usize];
     let mut unresolved = 0;
     for (slot, node) in slots.taken() {
-        let owner = tree.workload_of(node);
+        let owner = tree.charged(node);
         unresolved += u64::from(owner.is_none());
         owners[slot as usize] = owner;
     }

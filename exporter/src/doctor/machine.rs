@@ -7,14 +7,19 @@ use serde_json::{Value, json};
 
 use crate::{
     btf::Btf,
+    capabilities,
     cgroup::layout::Layout,
     config::Agent,
     sys::{self, PacketHook},
 };
 
-/// What the agent needs, by their numbers in linux/capability.h. CAP_SYS_ADMIN stands for the first two on kernels that do not
-/// know them yet, and CAP_DAC_READ_SEARCH is for files that others than root own.
-const CAPABILITIES: [(&str, u32); 3] = [("CAP_BPF", 39), ("CAP_PERFMON", 38), ("CAP_NET_ADMIN", 12)];
+/// What the agent needs. CAP_SYS_ADMIN stands for the first two on kernels that do not know them yet, and CAP_DAC_READ_SEARCH is for
+/// files that others than root own.
+const CAPABILITIES: [(&str, u32); 3] = [
+    ("CAP_BPF", capabilities::BPF),
+    ("CAP_PERFMON", capabilities::PERFMON),
+    ("CAP_NET_ADMIN", capabilities::NET_ADMIN),
+];
 
 /// What there is.
 #[derive(Debug)]
@@ -77,7 +82,7 @@ impl Machine {
             btf: types.map(|btf| btf.count()).map_err(|error| format!("{}: {error}", btf.display())),
             v2_controllers: controllers.split_whitespace().map(str::to_owned).collect(),
             v1_controllers: on_v1.map(|(name, _)| name).collect(),
-            capabilities: capabilities().unwrap_or_default(),
+            capabilities: capabilities::effective().unwrap_or_default(),
             lockdown: read(config.sysfs.join("kernel/security/lockdown")).and_then(|text| chosen(&text)),
             foreign: foreign(v2.as_ref()),
             v2,
@@ -119,13 +124,6 @@ impl Machine {
     }
 }
 
-/// Our own effective capabilities.
-fn capabilities() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(line.trim(), 16).ok()
-}
-
 /// The chosen one of `none [integrity] confidentiality`.
 fn chosen(text: &str) -> Option<String> {
     Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())
@@ -163,7 +161,7 @@ mod tests {
     fn capabilities_are_told_by_name() {
         let machine = Machine { capabilities: 1 << 39 | 1 << 12, ..Machine::default() };
         assert_eq!(machine.missing_capabilities(), ["CAP_PERFMON"]);
-        assert!(capabilities().is_some());
+        assert!(capabilities::effective().is_some());
     }
 
     #[test]

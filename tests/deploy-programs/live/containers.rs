@@ -32,7 +32,7 @@ const PEER: &str = env!("CARGO_BIN_EXE_http-peer");
 
 /// A node of a real API server, whose pods are cgroups here.
 pub(crate) struct Node {
-    cluster: Cluster,
+    pub(crate) cluster: Cluster,
     files: TempDir,
     /// Goes last: the containers are below it.
     cgroup: Cgroup,

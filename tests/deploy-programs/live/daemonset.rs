@@ -1,8 +1,9 @@
-//! The DaemonSet's pod, from the image, under a real kubelet with containerd and runc: with its capabilities, its seccomp profile, its
-//! mounts, probes and limits.
+//! What `kubectl apply -k deploy/kustomize/base` installs, on a whole control plane with a real kubelet, containerd and runc: the
+//! controller makes the pod, from the image, with its account's token, its capabilities, its seccomp profile, its mounts, probes and
+//! limits; and replaces it in a rolling update.
 //!
-//! What a whole cluster would add is added here: the mount of the account's token, which an admission plugin makes, and the address of
-//! the API server. The pod has the host's network, as there is no other.
+//! Two things are not as shipped: there is no network for pods, so that it has the host's, and a port of its own there; and the
+//! address of the API server, which a Service has elsewhere.
 
 use std::{fs, net::TcpListener, process::Command};
 
@@ -21,31 +22,25 @@ use super::{
     containers::{Load, NODE},
     server::status,
 };
-use crate::{objects::Objects, rendered::kustomize, succeeds};
+use crate::{rendered::kustomize, succeeds};
 
 const PODS: &str = "/api/v1/namespaces/podmeter/pods";
+const DAEMONSET: &str = "/apis/apps/v1/namespaces/podmeter/daemonsets/podmeter";
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/shop/deployments";
 
-/// What is shipped, on a cluster: account, rights, and what every namespace has of its own accord.
-fn install(cluster: &Cluster) -> Objects {
-    let objects = kustomize(&[]);
+/// Makes every object of the base.
+fn install(cluster: &Cluster, port: u16) {
     cluster.create("/api/v1/namespaces", &json!({ "metadata": { "name": "podmeter" } }));
-    for ((kind, _), object) in &objects {
-        if matches!(kind.as_str(), "ServiceAccount" | "ClusterRole" | "ClusterRoleBinding") {
-            cluster.create(&place(object), object);
+    for ((kind, _), mut object) in kustomize(&[]) {
+        if kind == "DaemonSet" {
+            fit(cluster, &mut object["spec"]["template"]["spec"], port);
         }
+        cluster.create(&place(&object), &object);
     }
-    let authority = fs::read_to_string(cluster.authority()).expect("a certificate");
-    let data = json!({ "metadata": { "name": "kube-root-ca.crt" }, "data": { "ca.crt": authority } });
-    cluster.create("/api/v1/namespaces/podmeter/configmaps", &data);
-    objects
 }
 
-/// The pod that the DaemonSet would make for the node, on a port of its own.
-fn pod(cluster: &Cluster, objects: &Objects, port: u16) -> Value {
-    let template = &objects[&("DaemonSet".to_owned(), "podmeter".to_owned())]["spec"]["template"];
-    let (mut metadata, mut spec) = (template["metadata"].clone(), template["spec"].clone());
-    metadata["name"] = json!("podmeter-x7k2p");
-    spec["nodeName"] = json!(NODE);
+/// Has the pod on the host's network, at this port.
+fn fit(cluster: &Cluster, spec: &mut Value, port: u16) {
     spec["hostNetwork"] = json!(true);
     let container = &mut spec["containers"][0];
     let variables = container["env"].as_array_mut().expect("variables");
@@ -54,27 +49,24 @@ fn pod(cluster: &Cluster, objects: &Objects, port: u16) -> Value {
     }
     variables.push(json!({ "name": "KUBERNETES_SERVICE_HOST", "value": "127.0.0.1" }));
     variables.push(json!({ "name": "KUBERNETES_SERVICE_PORT", "value": cluster.port().to_string() }));
+    variables.push(json!({ "name": "PODMETER_POD_OWNER", "value": "true" }));
     container["ports"][0]["containerPort"] = json!(port);
-    let account = json!({ "name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true });
-    container["volumeMounts"].as_array_mut().expect("mounts").push(account);
-    spec["volumes"].as_array_mut().expect("volumes").push(json!({ "name": "token", "projected": { "sources": [
-        { "serviceAccountToken": { "path": "token", "expirationSeconds": 3607 } },
-        { "configMap": { "name": "kube-root-ca.crt", "items": [{ "key": "ca.crt", "path": "ca.crt" }] } },
-        { "downwardAPI": { "items": [{ "path": "namespace", "fieldRef": { "fieldPath": "metadata.namespace" } }] } },
-    ] } }));
-    json!({ "metadata": metadata, "spec": spec })
 }
 
-/// A pod of somebody's, which serves files.
+/// A Deployment of somebody's, which serves files.
 fn web(port: u16) -> Value {
     let script = format!(
         "mkdir -p /www && echo hello > /www/index.html && exec busybox httpd -f -p 127.0.0.1:{port} -h /www"
     );
+    let labels = json!({ "app": "web" });
     json!({ "metadata": { "name": "web" }, "spec": {
-        "nodeName": NODE, "hostNetwork": true, "automountServiceAccountToken": false, "enableServiceLinks": false,
-        "terminationGracePeriodSeconds": 0, "tolerations": [{ "operator": "Exists" }],
-        "containers": [{ "name": "httpd", "image": IMAGE, "imagePullPolicy": "Never", "command": ["/bin/sh", "-c", script],
-            "env": [{ "name": "PATH", "value": "/bin" }] }],
+        "selector": { "matchLabels": labels },
+        "template": { "metadata": { "labels": labels }, "spec": {
+            "hostNetwork": true, "automountServiceAccountToken": false, "enableServiceLinks": false,
+            "terminationGracePeriodSeconds": 0, "tolerations": [{ "operator": "Exists" }],
+            "containers": [{ "name": "httpd", "image": IMAGE, "imagePullPolicy": "Never", "command": ["/bin/sh", "-c", script],
+                "env": [{ "name": "PATH", "value": "/bin" }] }],
+        } },
     } })
 }
 
@@ -82,43 +74,74 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port()
 }
 
-/// Whether the kubelet has found it ready, by its probe.
-fn ready(pod: &Value) -> bool {
-    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.clone().any(|one| one["type"] == "Ready" && one["status"] == "True")
+/// The agent's pod once it is ready, and not one of these.
+fn ready(cluster: &Cluster, kubelet: &Kubelet, before: &str) -> String {
+    let is_ready = |pod: &Value| {
+        let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+        let name = pod["metadata"]["name"].as_str().expect("a name");
+        let is_new = name != before && pod["metadata"]["deletionTimestamp"].is_null();
+        (is_new && conditions.any(|one| one["type"] == "Ready" && one["status"] == "True"))
+            .then(|| name.to_owned())
+    };
+    let found = wait::perhaps(|| cluster.get(PODS).1["items"].as_array()?.iter().find_map(is_ready));
+    found.unwrap_or_else(|| {
+        panic!("no pod is ready: {}\n{}\n{}", cluster.get(PODS).1, cluster.get(DAEMONSET).1, kubelet.log())
+    })
+}
+
+/// The names of the pods of the Deployment that the agent has series of.
+fn webs(scrape: &Scrape) -> Vec<String> {
+    let labels =
+        [("namespace", "shop"), ("container", "httpd"), ("owner_kind", "Deployment"), ("owner_name", "web")];
+    scrape.label_values("container_memory_usage_bytes", "pod", &labels)
 }
 
 #[test]
-fn the_daemonsets_pod_measures_the_node_under_a_real_kubelet() {
+fn what_is_installed_measures_the_node_under_a_real_kubelet() {
     let image = std::env::var("PODMETER_IMAGE")
         .expect("`cargo xtask test` builds the image and sets PODMETER_IMAGE to its path");
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_whole();
     let kubelet = Kubelet::start(&cluster, NODE);
     let address = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": "127.0.0.1" }] } });
     cluster.patch(&format!("/api/v1/nodes/{NODE}/status"), &address);
     let mut import = Command::new("ctr");
     import.arg("--address").arg(kubelet.socket()).args(["--namespace", "k8s.io", "images", "import", &image]);
     succeeds(&mut import);
-    let objects = install(&cluster);
     let (port, web_port) = (free_port(), free_port());
-    cluster.create("/api/v1/namespaces/shop/pods", &web(web_port));
-    cluster.create(PODS, &pod(&cluster, &objects, port));
-    let of_pod = format!("{PODS}/podmeter-x7k2p");
-    let found = wait::perhaps(|| Some(cluster.get(&of_pod).1).filter(ready));
-    let last = || format!("{}\n{}", cluster.get(&of_pod).1["status"], kubelet.log());
-    assert!(found.is_some(), "the pod is not ready: {}", last());
-    let _load = Load::start(&format!("127.0.0.1:{web_port}"), &["/index.html"]);
+    cluster.create(DEPLOYMENTS, &web(web_port));
+    install(&cluster, port);
+    let pod = ready(&cluster, &kubelet, "");
+    let load = Load::start(&format!("127.0.0.1:{web_port}"), &["/index.html"]);
     let scrape = || Scrape(status(&format!("127.0.0.1:{port}"), "GET", "/metrics", "").1);
-    let labels =
-        [("namespace", "shop"), ("pod", "web"), ("container", "httpd"), ("http_route", "/index.html")];
-    let scrape = wait::until("requests to the pod, by its names", || {
+    let labels = [("namespace", "shop"), ("container", "httpd"), ("http_route", "/index.html")];
+    let scraped = wait::until("requests to the pod, by its names", || {
         let scrape = scrape();
         (scrape.sum("http_server_request_duration_seconds_count", &labels) > 50.0).then_some(scrape)
     });
+    assert_given(&scraped);
+    // A rolling update of the Deployment: the old pod's series end, and the new one's begin.
+    let old = webs(&scraped);
+    assert_eq!(old.len(), 1, "{old:?}");
+    drop(load);
+    cluster.patch(&format!("{DEPLOYMENTS}/web"), &web(free_port()));
+    wait::until("the new pod alone", || {
+        let new = webs(&scrape());
+        (new.len() == 1 && new != old).then_some(())
+    });
+    // And of the DaemonSet, as an upgrade is one.
+    let change = json!({ "spec": { "template": { "metadata": { "annotations": { "upgraded": "yes" } } } } });
+    cluster.patch(DAEMONSET, &change);
+    ready(&cluster, &kubelet, &pod);
+    wait::until("the pods' names in the next agent", || (webs(&scrape()).len() == 1).then_some(()));
+}
+
+/// It was given what it needs, and gave it up.
+fn assert_given(scrape: &Scrape) {
     for state in ["failed", "degraded", "unsupported"] {
         assert_eq!(scrape.sum("podmeter_probe_state", &[("state", state)]), 0.0, "{state}");
     }
-    assert!(scrape.sum("container_cpu_usage_seconds_total", &labels[..3]) > 0.0);
+    let web = [("namespace", "shop"), ("container", "httpd")];
+    assert!(scrape.sum("container_cpu_usage_seconds_total", &web) > 0.0);
     // Itself too: what it takes is far below what it may.
     let own = [("namespace", "podmeter"), ("container", "podmeter")];
     let limit = scrape.sum("container_spec_memory_limit_bytes", &own);
@@ -126,13 +149,19 @@ fn the_daemonsets_pod_measures_the_node_under_a_real_kubelet() {
     assert_eq!(limit, f64::from(128 << 20));
     assert!(highest > 0.0 && highest < limit / 2.0, "{highest} of {limit}");
     println!("the container's highest memory: {:.1} MiB", highest / f64::from(1 << 20));
-    let status = fs::read_to_string(format!("/proc/{}/status", process(&scrape))).expect("it runs");
-    // Of the three it has what it needs, of all others none; nothing can be gained, and system calls are filtered.
-    for wanted in ["CapBnd:\t000000c000001000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+    let status = fs::read_to_string(format!("/proc/{}/status", process(scrape))).expect("it runs");
+    // It was given three, and has given them up; nothing can be gained, and system calls are filtered.
+    for wanted in [
+        "CapBnd:\t000000c000001000",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ] {
         assert!(status.contains(wanted), "{wanted}:\n{status}");
     }
     assert!(
-        fs::read_to_string(format!("/proc/{}/mountinfo", process(&scrape))).expect("it runs").lines().any(
+        fs::read_to_string(format!("/proc/{}/mountinfo", process(scrape))).expect("it runs").lines().any(
             |line| {
                 let fields: Vec<_> = line.split(' ').collect();
                 fields[4] == "/" && fields[5].starts_with("ro")

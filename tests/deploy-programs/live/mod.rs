@@ -1,10 +1,12 @@
 //! A real agent, a real Prometheus and a real Alertmanager, with the files that are shipped. As root.
 //!
-//! There is no kubelet here: the pods are a real API server's, and their cgroups are named as a kubelet names them.
+//! Most have no kubelet: their pods are a real API server's, and their cgroups are named as a kubelet names them. `beside` and
+//! `daemonset` have a real one.
 
 mod accepted;
 mod alerts;
 mod autoscaling;
+mod beside;
 mod containers;
 mod daemonset;
 mod dashboards;

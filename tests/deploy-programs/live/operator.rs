@@ -18,7 +18,7 @@ const TARGET: &str = "namespace: podmeter, pod: podmeter-x7k2p, container: podme
 
 /// What kube-prometheus asks of a kubelet's containers, with the answer's labels: its recording rules for CPU and memory, the expression
 /// of CPUThrottlingHigh, and the panels of its dashboards for what a pod uses and reads.
-const ASKED: [&str; 7] = [
+pub(super) const ASKED: [&str; 7] = [
     r#"sum by (cluster, namespace, pod, container) (rate(container_cpu_usage_seconds_total{job="kubelet", metrics_path="/metrics/cadvisor", image!=""}[10s])) * on (cluster, namespace, pod) group_left(node) topk by (cluster, namespace, pod) (1, max by (cluster, namespace, pod, node) (kube_pod_info{node!=""}))"#,
     r#"container_memory_working_set_bytes{job="kubelet", metrics_path="/metrics/cadvisor", image!=""} * on (cluster, namespace, pod) group_left(node) topk by (cluster, namespace, pod) (1, max by (cluster, namespace, pod, node) (kube_pod_info{node!=""}))"#,
     r#"container_memory_rss{job="kubelet", metrics_path="/metrics/cadvisor", image!=""} * on (cluster, namespace, pod) group_left(node) topk by (cluster, namespace, pod) (1, max by (cluster, namespace, pod, node) (kube_pod_info{node!=""}))"#,
@@ -56,6 +56,27 @@ fn rules(list: &Value) -> Vec<String> {
     list.as_array().expect("rules").iter().map(rule).collect()
 }
 
+/// How Prometheus scrapes an agent as the ServiceMonitor says, and once more as if it were a kubelet, without what `drop` says.
+pub(super) fn jobs(cadvisor: &str, address: &str, drop: Option<&Value>) -> [String; 2] {
+    let endpoint = endpoint(cadvisor);
+    assert_eq!(endpoint["honorLabels"], true);
+    let list = |rules: Vec<String>| rules.iter().map(|rule| format!("      - {rule}\n")).collect::<String>();
+    let (relabel, metric) =
+        (list(rules(&endpoint["relabelings"])), list(rules(&endpoint["metricRelabelings"])));
+    let dropped = drop.map(|rule| list(rules(&json!([rule])))).unwrap_or_default();
+    // A kubelet has only what cAdvisor has.
+    let only = "      - { source_labels: [__name__], regex: 'container_(cpu_run_queue|fs_io_latency|tcp_).*|container_.*_ratio|http_.*|podmeter_.*', action: drop }\n";
+    let own = format!(
+        "- job_name: podmeter\n  honor_labels: true\n  static_configs: [ {{ targets: ['{address}'], labels: {{ {TARGET} }} }} ]\n  \
+         relabel_configs:\n{relabel}  metric_relabel_configs:\n{metric}"
+    );
+    let kubelet = format!(
+        "- job_name: kubelet\n  honor_labels: true\n  static_configs: [ {{ targets: ['{address}'], labels: {{ metrics_path: /metrics/cadvisor, node: node-1, instance: 'node-1:10250' }} }} ]\n  \
+         metric_relabel_configs:\n{only}{dropped}"
+    );
+    [own, kubelet]
+}
+
 /// Two containers at work, and a Prometheus that scrapes the agent as podmeter and once more as if it were a kubelet.
 pub(super) struct Cluster {
     pub(super) prometheus: Prometheus,
@@ -71,23 +92,9 @@ impl Cluster {
         let node = Node::start();
         let containers = ["web", "checkout"].map(|name| node.container(name));
         let agent = node.agent();
-        let endpoint = endpoint(cadvisor);
-        assert_eq!(endpoint["honorLabels"], true);
-        let list =
-            |rules: Vec<String>| rules.iter().map(|rule| format!("      - {rule}\n")).collect::<String>();
-        let (relabel, metric) =
-            (list(rules(&endpoint["relabelings"])), list(rules(&endpoint["metricRelabelings"])));
-        let dropped = drop.map(|rule| list(rules(&json!([rule])))).unwrap_or_default();
-        let address = agent.address;
-        // A kubelet has only what cAdvisor has.
-        let only = "      - { source_labels: [__name__], regex: 'container_(cpu_run_queue|fs_io_latency|tcp_).*|container_.*_ratio|http_.*|podmeter_.*', action: drop }\n";
-        let config = format!(
-            "global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\nscrape_configs:\n\
-             - job_name: podmeter\n  honor_labels: true\n  static_configs: [ {{ targets: ['{address}'], labels: {{ {TARGET} }} }} ]\n  \
-             relabel_configs:\n{relabel}  metric_relabel_configs:\n{metric}\
-             - job_name: kubelet\n  honor_labels: true\n  static_configs: [ {{ targets: ['{address}'], labels: {{ metrics_path: /metrics/cadvisor, node: node-1, instance: 'node-1:10250' }} }} ]\n  \
-             metric_relabel_configs:\n{only}{dropped}"
-        );
+        let [own, kubelet] = jobs(cadvisor, &agent.address.to_string(), drop);
+        let config =
+            format!("global: {{ scrape_interval: 1s, scrape_timeout: 1s }}\nscrape_configs:\n{own}{kubelet}");
         // Of kube-state-metrics, which says on which node a pod is: constant, so that no program is needed to say it.
         let info = ["web", "checkout"].map(|pod| {
             format!("      - record: kube_pod_info\n        expr: vector(1)\n        labels: {{ namespace: shop, pod: {pod}-0, node: node-1 }}\n")

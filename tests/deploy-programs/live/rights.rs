@@ -66,14 +66,11 @@ fn attached(agent: &Agent) -> BTreeMap<String, (f64, f64)> {
 fn the_daemonsets_rights_are_enough() {
     let directory = TempDir::new("rights");
     let agent = agent("", &directory);
-    let status = fs::read_to_string(format!("/proc/{}/status", agent.child.id())).expect("it runs");
-    let of = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name).trim().to_owned();
-        u64::from_str_radix(&line, 16).expect("a mask")
-    };
     // CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF.
     let three = 1 << 12 | 1 << 38 | 1 << 39;
-    assert_eq!((of("CapBnd:"), of("CapEff:") & !three), (three, 0));
+    assert_eq!(agent.capabilities("CapBnd"), three);
+    // All that follows it does without.
+    assert_eq!((agent.capabilities("CapEff"), agent.capabilities("CapPrm")), (0, 0));
     let scrape = agent.scrape();
     let states = scrape.label_values("podmeter_probe_state", "state", &[]);
     for state in states.iter().filter(|state| *state != "attached") {

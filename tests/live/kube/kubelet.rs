@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::node::{NODE, Node};
 
-const MIB: f64 = 1_048_576.0;
+pub(super) const MIB: f64 = 1_048_576.0;
 
 /// What both have, label by label.
 const SHARED: [&str; 15] = [
@@ -58,7 +58,7 @@ fn of_pods(text: &str, name: &str, pod: &str) -> BTreeMap<Labels, f64> {
     found
 }
 
-fn container(name: &str, script: &str) -> Value {
+pub(super) fn container(name: &str, script: &str) -> Value {
     json!({
         "name": name, "image": IMAGE, "imagePullPolicy": "Never", "command": ["/bin/sh", "-c", script],
         "resources": {
@@ -66,7 +66,7 @@ fn container(name: &str, script: &str) -> Value {
     })
 }
 
-fn pod(containers: &Value, init: &Value) -> Value {
+pub(super) fn pod(containers: &Value, init: &Value) -> Value {
     json!({
         "nodeName": NODE, "hostNetwork": true, "automountServiceAccountToken": false, "enableServiceLinks": false,
         "terminationGracePeriodSeconds": 0, "tolerations": [{"operator": "Exists"}],

@@ -6,11 +6,12 @@ use podmeter_tests::{
     cluster::NAMESPACE,
     machine::{assert_cpu_time, stolen},
     scrape::Scrape,
+    temp::TempDir,
     wait,
 };
 use serde_json::json;
 
-use super::node::{NODE, Node, container_id, image, specs, status};
+use super::node::{NODE, Node, Pod, container_id, image, specs, status};
 
 const USAGE: &str = "container_cpu_usage_seconds_total";
 const MEMORY: &str = "container_memory_usage_bytes";
@@ -111,7 +112,7 @@ fn every_kind_of_container_has_its_name() {
     process.go();
     assert_eq!(process.line(), "done");
     process.asleep();
-    let kernel = || pod.cgroup.stat("v2", "cpu.stat", "usage_usec") as f64 / 1e6;
+    let kernel = || kernel(&pod);
     let (scrape, kernel) = wait::until("a quiet pod", || {
         let (before, scrape, after) = (kernel(), agent.scrape(), kernel());
         (before == after).then_some((scrape, after))
@@ -129,6 +130,24 @@ fn every_kind_of_container_has_its_name() {
     // A pause container may still get a name, until its time is up.
     let ours = unnamed(&scrape).expect("as before") - foreign;
     assert!((0.0..=1.0).contains(&ours), "{ours} of ours have no name; {foreign} are not ours");
+    // Then what is counted of it beside is the pod's as well, whose CPU time is what it was.
+    let waits = [("id", pod.cgroup.path())];
+    let (scrape, kernel) = wait::until("the pause container's waits for a CPU", || {
+        let (scrape, after) = (agent.scrape(), self::kernel(&pod));
+        (scrape.value("container_cpu_run_queue_latency_seconds_count", &waits) > Some(0.0))
+            .then_some((scrape, after))
+    });
+    let later = scrape.value(USAGE, &[("id", pod.cgroup.path())]).expect("the pod's series");
+    assert!(
+        later >= usage && (later - kernel).abs() < 1e-3,
+        "{later} s after {usage}, and the kernel has {kernel}"
+    );
+    assert!(!scrape.0.contains(&sandbox.to_string()), "it is nowhere still");
+}
+
+/// What the kernel charged a pod with.
+fn kernel(pod: &Pod) -> f64 {
+    pod.cgroup.stat("v2", "cpu.stat", "usage_usec") as f64 / 1e6
 }
 
 /// A process of its own takes more than it may; how often that happened to the container so far is the kernel's word.
@@ -177,6 +196,37 @@ fn a_container_that_restarts_has_one_series_and_keeps_its_oom_kills() {
     agent.scrape_until("the end of the pod", |scrape| scrape.value("podmeter_kube_pods", &[]) == Some(0.0));
     let of = [("pod", "crash"), ("container", "app"), ("namespace", NAMESPACE)];
     assert_eq!(agent.scrape().value("container_oom_events_total", &of), Some(3.0));
+}
+
+#[test]
+fn a_pod_has_what_the_disks_did_for_its_containers_and_for_those_that_are_gone() {
+    const WRITTEN: &str = "container_fs_writes_bytes_total";
+    let node = Node::start();
+    node.grant();
+    let agent = node.agent(&["--signals", "block_io"]);
+    let (pod, directory) = (node.pod("web", &["app"]), TempDir::on_disk("pod"));
+    let of_pod = [("id", pod.cgroup.path())];
+    let mut before = 0.0;
+    for run in 0..2 {
+        let id = container_id();
+        let cgroup = pod.cgroup.child(&id);
+        node.tell(&pod, &json!({"containerStatuses": [status("app", &id, None)]}));
+        let to = format!("of={}/{run}", directory.path().display());
+        let mut dd =
+            cgroup.spawn(&["dd", "if=/dev/zero", &to, "oflag=direct", "bs=64k", "count=16", "status=none"]);
+        dd.go().ended();
+        dd.finish();
+        let path = cgroup.path().to_owned();
+        let of_container = [("pod", "web"), ("container", "app"), ("id", &*path)];
+        let scrape =
+            agent.scrape_until("the writes", |scrape| scrape.sum(WRITTEN, &of_container) >= 1_048_576.0);
+        let (whole, own) = (scrape.sum(WRITTEN, &of_pod), scrape.sum(WRITTEN, &of_container));
+        assert_eq!(whole, before + own, "run {run}");
+        cgroup.remove();
+        let scrape = agent.scrape_until("its end", |scrape| scrape.sum(WRITTEN, &of_container) == 0.0);
+        assert_eq!(scrape.sum(WRITTEN, &of_pod), whole, "after run {run}");
+        before = whole;
+    }
 }
 
 #[test]

@@ -60,7 +60,12 @@ pub(super) fn image(container: &str) -> String {
 impl Node {
     /// A cluster with a node, and an account for the agent that may do nothing yet.
     pub(super) fn start() -> Self {
-        let (cluster, secrets) = (Cluster::start(), TempDir::new("account"));
+        Self::of(Cluster::start())
+    }
+
+    /// As [`Self::start`], of this cluster.
+    pub(super) fn of(cluster: Cluster) -> Self {
+        let secrets = TempDir::new("account");
         fs::copy(cluster.authority(), secrets.path().join("ca.crt")).expect("a certificate");
         secrets.file("namespace", NAMESPACE);
         let this = Self { cluster, secrets };

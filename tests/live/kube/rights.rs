@@ -1,6 +1,6 @@
 //! What the agent may do, and what becomes of its token.
 
-use podmeter_tests::agent::Agent;
+use podmeter_tests::{agent::Agent, cluster::Cluster};
 use serde_json::json;
 
 use super::node::{Node, container_id, status};
@@ -53,4 +53,27 @@ fn a_refusal_names_the_rule_and_an_expired_token_is_read_again() {
         !agent.log().iter().any(|line| line.contains(&fresh) || line.contains(&good)),
         "no token in the log"
     );
+}
+
+/// The shipped rule has two verbs. A server that tells all pods in a watch, as they do from 1.34 on, is never asked for a list.
+#[test]
+fn each_verb_of_the_rule_is_needed() {
+    let rule = r#"{apiGroups: [\"\"], resources: [pods], verbs: [list, watch]}"#;
+    let named = |agent: &Agent| {
+        agent.scrape_until("pods", |scrape| scrape.value("podmeter_kube_synced", &[]) == Some(1.0));
+    };
+    for (cluster, needed, other) in [
+        (Cluster::start(), "watch", "list"),
+        (Cluster::start_without("WatchList"), "list", "watch"),
+        (Cluster::start_without("WatchList"), "watch", "list"),
+    ] {
+        let node = Node::of(cluster);
+        let rules = |verbs: &[&str]| json!([{"apiGroups": [""], "resources": ["pods"], "verbs": verbs}]);
+        node.cluster.grant(node.account(), "some", &rules(&[other]));
+        let agent = node.agent(&["--signals", "cpu"]);
+        failed(&agent, "forbidden");
+        assert!(agent.log().iter().any(|line| line.contains(rule)), "{needed}: {:#?}", agent.log());
+        node.cluster.grant(node.account(), "the-other", &rules(&[needed]));
+        named(&agent);
+    }
 }

@@ -56,12 +56,34 @@ fn the_cluster_says_who_may_read_over_a_certificate_that_rotates() {
     let reader = node.cluster.account("reader");
     let (code, body) = ask("/metrics", Some(&reader));
     assert_eq!(code, 503, "{body}");
-    let wanted = "resources: [tokenreviews], verbs: [create]";
-    assert!(agent.log().iter().any(|line| line.contains(wanted)), "{:#?}", agent.log());
-    let rules = json!([
-        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
-        {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]}]);
-    node.cluster.grant(node.account(), "podmeter-reviews", &rules);
+    let told = |of: &str| {
+        let wanted = [
+            "resources: [tokenreviews], verbs: [create]",
+            "resources: [subjectaccessreviews], verbs: [create]",
+        ];
+        let log = agent.log();
+        let is_told = |line: &&String| line.contains(of) && wanted.iter().all(|rule| line.contains(rule));
+        assert!(log.iter().any(|line| is_told(&line)), "{of}: {log:#?}");
+    };
+    told("tokenreviews.authentication.k8s.io is forbidden");
+    // With the one and without the other it gets further, and not far enough.
+    for (group, resource) in
+        [("authentication.k8s.io", "tokenreviews"), ("authorization.k8s.io", "subjectaccessreviews")]
+    {
+        let rules = json!([{"apiGroups": [group], "resources": [resource], "verbs": ["create"]}]);
+        node.cluster.grant(node.account(), &format!("podmeter-{resource}"), &rules);
+        if resource == "tokenreviews" {
+            podmeter_tests::wait::until("the other refusal", || {
+                assert_eq!(ask("/metrics", Some(&reader)).0, 503);
+                agent
+                    .log()
+                    .iter()
+                    .any(|line| line.contains("subjectaccessreviews.authorization.k8s.io is forbidden"))
+                    .then_some(())
+            });
+            told("subjectaccessreviews.authorization.k8s.io is forbidden");
+        }
+    }
 
     let settled = |token: &str, wanted: u16| {
         podmeter_tests::wait::until("a verdict", || (ask("/metrics", Some(token)).0 == wanted).then_some(()));

@@ -70,10 +70,8 @@ fn with_three_capabilities_everything_attaches() {
     let kept = "-all,+bpf,+perfmon,+net_admin,+dac_read_search";
     command.args(["--bounding-set", kept, "--inh-caps", kept, "--"]).arg(binary());
     let agent = Agent::start_by(&mut command, &[]);
-    let status = fs::read_to_string(format!("/proc/{}/status", agent.child.id())).expect("it runs");
-    let own = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("its capabilities");
-    let own = u64::from_str_radix(own.trim(), 16).expect("a number");
-    assert_eq!(own, 1 << 39 | 1 << 38 | 1 << 12 | 1 << 2, "no more than these");
+    assert_eq!(agent.capabilities("CapBnd"), 1 << 39 | 1 << 38 | 1 << 12 | 1 << 2, "no more than these");
+    assert_reads_only(&agent);
     let scrape = memory_is_read(&agent, &cgroup);
     let place = Place::here();
     for probe in SIGNALS.iter().flat_map(|signal| signal.probes) {
@@ -81,6 +79,38 @@ fn with_three_capabilities_everything_attaches() {
         assert_eq!(state(&scrape, probe.program, &wanted), 1.0, "{}: {:#?}", probe.program, agent.log());
     }
     assert_sound(&agent);
+}
+
+/// What was needed to attach is given up, by every thread, and cannot be had again. bpf(2) itself takes CAP_BPF on older kernels.
+fn assert_reads_only(agent: &Agent) {
+    let allowed = 1 << 2 | if kernel() < (5, 19) { 1 << 39 } else { 0 };
+    for thread in fs::read_dir(format!("/proc/{}/task", agent.child.id())).expect("it runs").flatten() {
+        let status = fs::read_to_string(thread.path().join("status")).expect("it runs");
+        let of = |name: &str| {
+            status.lines().find_map(|line| line.strip_prefix(name)).expect(name).trim().to_owned()
+        };
+        for name in ["CapEff:", "CapPrm:", "CapInh:", "CapAmb:"] {
+            let mask = u64::from_str_radix(&of(name), 16).expect("a mask");
+            assert_eq!(mask & !allowed, 0, "{name} of {}", of("Name:"));
+        }
+        assert_eq!(of("NoNewPrivs:"), "1");
+    }
+}
+
+/// The kernel's version.
+fn kernel() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs");
+    let mut parts = release.split(['.', '-']).map_while(|part| part.parse().ok());
+    (parts.next().expect("a number"), parts.next().expect("a number"))
+}
+
+/// Root has all of them, and needs none to go on: see the other tests, whose agents are all started so.
+#[test]
+fn what_attaching_took_is_given_up() {
+    let agent = Agent::start(&[]);
+    agent.scrape();
+    assert_reads_only(&agent);
+    assert_eq!(agent.get("/readyz").0, 200);
 }
 
 #[test]

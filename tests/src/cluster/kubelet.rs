@@ -25,6 +25,8 @@ pub struct Kubelet {
     directory: TempDir,
     processes: Child,
     port: u16,
+    /// The cgroup that its pods are in.
+    cgroup: String,
     /// In every hierarchy that there is, which are more than we read.
     root: Vec<PathBuf>,
 }
@@ -101,7 +103,7 @@ impl Kubelet {
         command.args(["--mount", "/bin/sh", "-c", ENTER, "sh", &path]);
         command.arg(program("PODMETER_KUBELET")).arg(node);
         let processes = spawn(&directory, &mut command, "kubelet");
-        let this = Self { directory, processes, port, root };
+        let this = Self { directory, processes, port, cgroup: name, root };
         let found = wait::perhaps(|| (cluster.get(&format!("/api/v1/nodes/{node}")).0 == 200).then_some(()));
         assert!(found.is_some(), "the node does not join:\n{}", this.log());
         this
@@ -119,6 +121,11 @@ impl Kubelet {
     /// Where its API is.
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// The cgroup that its pods are in.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
     }
 
     /// The runtime's socket.

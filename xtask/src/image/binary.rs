@@ -7,43 +7,92 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
 
 use crate::{
     command::{cargo, find, output, root, run},
     install,
 };
 
+/// Whose instructions a binary has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Architecture {
+    /// 64-bit x86.
+    Amd64,
+    /// 64-bit ARM.
+    Arm64,
+}
+
+impl Architecture {
+    /// This machine's.
+    fn here() -> Result<Self> {
+        match env::consts::ARCH {
+            "x86_64" => Ok(Self::Amd64),
+            "aarch64" => Ok(Self::Arm64),
+            other => bail!("there is no image for {other}"),
+        }
+    }
+
+    /// As images call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+
+    fn target(self) -> &'static str {
+        match self {
+            Self::Amd64 => "x86_64-unknown-linux-musl",
+            Self::Arm64 => "aarch64-unknown-linux-musl",
+        }
+    }
+}
+
 /// What was built.
 pub(super) struct Binary {
     pub(super) path: PathBuf,
-    /// As images call it.
-    pub(super) architecture: &'static str,
+    pub(super) architecture: Architecture,
 }
 
-/// Builds it for this machine's architecture.
-pub(super) fn build() -> Result<Binary> {
-    let (architecture, target) = match env::consts::ARCH {
-        "x86_64" => ("amd64", "x86_64-unknown-linux-musl"),
-        "aarch64" => ("arm64", "aarch64-unknown-linux-musl"),
-        other => bail!("there is no image for {other}"),
-    };
+/// What compiles C for 64-bit ARM on another machine, and what links.
+const CROSS: [&str; 2] = ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
+
+/// Builds it, for this machine's architecture if for none.
+pub(super) fn build(architecture: Option<Architecture>) -> Result<Binary> {
+    let here = Architecture::here()?;
+    let architecture = architecture.unwrap_or(here);
+    let target = architecture.target();
     if !has_standard_library(target)? {
         println!("adding the Rust target {target}: for the static binary");
         run(Command::new("rustup").args(["target", "add", target]))
             .with_context(|| format!("a static binary takes Rust for {target}"))?;
     }
-    // What is C in the dependencies is compiled for musl too.
-    if find("musl-gcc").is_none() {
-        install::packages(&["musl-tools"], "for the static binary")?;
-    }
     let folder = env::var_os("CARGO_TARGET_DIR").map_or(root()?.join("target"), PathBuf::from).join("static");
     let mut build =
         cargo(["build", "--release", "--locked", "--package=podmeter", "--bins", "--target", target])?;
-    run(build.env("CARGO_TARGET_DIR", &folder)).context("the static binary")?;
-    let path = folder.join("podmeter");
     // Names of functions stay, for what the agent says when it panics; lines, which are most of the file, do not.
+    let mut strip = "strip";
+    if architecture == here {
+        // What is C in the dependencies is compiled for musl too.
+        if find("musl-gcc").is_none() {
+            install::packages(&["musl-tools"], "for the static binary")?;
+        }
+    } else if architecture == Architecture::Arm64 {
+        if !install::has_packages(&CROSS) {
+            install::packages(&CROSS, "to compile for 64-bit ARM")?;
+        }
+        // What of it is C asks nothing of a C library; Rust brings musl, and links it itself.
+        build.env("CC_aarch64_unknown_linux_musl", "aarch64-linux-gnu-gcc");
+        build.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
+        strip = "aarch64-linux-gnu-strip";
+    } else {
+        bail!("an image for {} is built on such a machine", architecture.name());
+    }
+    run(build.env("CARGO_TARGET_DIR", &folder)).context("the static binary")?;
+    let path = folder.join(format!("podmeter-{}", architecture.name()));
     let built = folder.join(target).join("release/podmeter");
-    run(Command::new("strip").arg("--strip-debug").arg("-o").arg(&path).arg(&built))?;
+    run(Command::new(strip).arg("--strip-debug").arg("-o").arg(&path).arg(&built))?;
     is_static(&path)?;
     Ok(Binary { path, architecture })
 }

@@ -28,8 +28,10 @@ pub enum Role {
     UnnamedPod,
     /// A pod's cgroup.
     Pod,
-    /// In a pod and not one of its containers as far as is known, as the pause container: charged to the pod, not shown.
+    /// In a pod, and not one of its containers as far as is known: not shown.
     Unnamed,
+    /// In a pod and none of its containers, as the pause container: charged to the pod, not shown.
+    Sandbox,
     /// A container.
     Container,
     /// In a known pod, and made while the source was away: shown by its id, with the pod's name.
@@ -71,8 +73,11 @@ impl Names {
         now.duration_since(workload.born.max(self.started)) > PATIENCE
     }
 
-    /// The labels of what nobody names.
+    /// The labels of what nobody names. The root has no name to cAdvisor, and what has one is a container to its dashboards.
     fn plain(&self, id: &str, name: &str) -> Labels {
+        if id == "/" {
+            return Labels::new(&[("id", id), ("node", &self.node)]);
+        }
         Labels::new(&[("id", id), ("name", name), ("node", &self.node)])
     }
 
@@ -128,9 +133,9 @@ impl Tree {
                 is_changed = true;
             }
             let is_missing = match role {
-                Role::Unnamed => !is_late && !workload.is_dead(),
+                Role::Unnamed => !workload.is_dead(),
                 Role::Anonymous | Role::Plain => true,
-                Role::UnnamedPod | Role::Pod | Role::Container => false,
+                Role::UnnamedPod | Role::Pod | Role::Container | Role::Sandbox => false,
             };
             unnamed += usize::from(is_missing && workload.container_id.is_some());
         }
@@ -189,7 +194,7 @@ impl Workload {
         let id = self.container_id.as_deref();
         let container = pod.zip(id).and_then(|(pod, id)| pod.container(id));
         self.labels = match (role, pod, container) {
-            (Role::Unnamed, ..) => Labels::withheld(),
+            (Role::Unnamed | Role::Sandbox, ..) => Labels::withheld(),
             (Role::Pod, Some(pod), _) => names.labels(&self.path, pod, None, None),
             (Role::Container, Some(pod), Some(_)) => names.labels(&self.path, pod, container, id),
             (Role::Anonymous, Some(pod), _) => names.labels(&self.path, pod, None, id),
@@ -214,7 +219,7 @@ fn judge(workload: &Workload, pod: Option<&Pod>, away: Option<Instant>, is_late:
         };
     };
     let Some(id) = &workload.container_id else {
-        return if workload.is_pod() { Role::Pod } else { Role::Unnamed };
+        return if workload.is_pod() { Role::Pod } else { Role::Sandbox };
     };
     if pod.container(id).is_some() {
         return Role::Container;
@@ -223,8 +228,9 @@ fn judge(workload: &Workload, pod: Option<&Pod>, away: Option<Instant>, is_late:
     match workload.role {
         // The pod was told of anew, without it: it ran before the last run.
         Role::Container => Role::Container,
-        _ if is_sandbox => Role::Unnamed,
+        _ if is_sandbox => Role::Sandbox,
         _ if is_late && away.is_some_and(|since| workload.born > since) => Role::Anonymous,
+        _ if is_late => Role::Sandbox,
         _ => Role::Unnamed,
     }
 }

@@ -85,7 +85,7 @@ fn containers_and_pods_are_named_and_the_pause_container_is_not_shown() {
     tree.name(&pods);
     let (pod, app) = (pod_path(), path("a"));
     assert_eq!(shown(&tree), ["/", &pod, &app]);
-    assert_eq!(labels(&tree, 1), r#"id="/",name="/",node="node1""#);
+    assert_eq!(labels(&tree, 1), r#"id="/",node="node1""#);
     assert_eq!(
         labels(&tree, 4),
         format!(
@@ -104,6 +104,25 @@ fn containers_and_pods_are_named_and_the_pause_container_is_not_shown() {
     assert_eq!(shown(&tree), ["/", &pod, &app], "nor later");
     let workload = tree.workload_of((0, 6)).unwrap();
     assert_eq!(tree.get(workload).unwrap().pod, tree.workload_of((0, 4)));
+}
+
+#[test]
+fn what_is_in_none_of_a_pods_containers_is_charged_to_the_pod() {
+    let (mut tree, mut pods) = (tree(), Pods::default());
+    tree.add((0, 4), &pod_path());
+    tree.add((0, 5), &path("0"));
+    tree.add((0, 6), &path("a"));
+    tree.add((0, 7), &format!("{}/crio-conmon-x", pod_path()));
+    pods.heard_from();
+    pods.set(pod(&["a"]));
+    tree.name(&pods);
+    let of = |tree: &Tree, ids: [u64; 4]| ids.map(|id| tree.path((0, id)).map(|_| tree.charged((0, id))));
+    let own = |id| Some(tree.workload_of((0, id)));
+    let (pod, fresh, app) = (own(4), own(5), own(6));
+    assert_eq!(of(&tree, [4, 5, 6, 7]), [pod, fresh, app, pod], "it may yet be named");
+    later(&mut tree);
+    tree.name(&pods);
+    assert_eq!(of(&tree, [4, 5, 6, 7]), [pod, pod, app, pod]);
 }
 
 #[test]
@@ -160,7 +179,7 @@ fn while_the_source_is_away_a_new_container_has_its_pods_name() {
         judge(workload, Some(&pod(&["a"])), pods.away(), is_late)
     };
     assert_eq!(judged(&tree, 7, true), Role::Anonymous);
-    assert_eq!(judged(&tree, 5, true), Role::Unnamed, "it was there before, and was not named then");
+    assert_eq!(judged(&tree, 5, true), Role::Sandbox, "it was there before, and was not named then");
     let names = tree.names.clone().unwrap();
     tree.workloads[workload].as_mut().unwrap().rename(&names, Role::Anonymous, Some(&pod(&["a"])));
     let text = labels(&tree, 7);
