@@ -34,7 +34,9 @@ use crate::{
     series::Series,
     slots::Slots,
     snapshot::Snapshot,
-    status, sys,
+    status,
+    stream::frame::{Frame, Identity},
+    sys,
 };
 
 /// How often the agent shows that it is alive, and how old the last sign may be.
@@ -63,7 +65,7 @@ pub async fn run(mut config: Agent) -> anyhow::Result<()> {
     ensure!(labels <= MAX_POD_LABELS, "--pod-labels has {labels} labels, and {MAX_POD_LABELS} are allowed");
     let scheme = if guard.tls.is_some() { "https" } else { "http" };
     let started = Instant::now();
-    let kube = config.kube.clone();
+    let (kube, interval) = (config.kube.clone(), Duration::from_millis(config.stream_interval.into()));
     let registry = tokio::task::spawn_blocking(move || build(&config)).await?;
     // The kernel's BTF, megabytes of it, is not needed any more.
     sys::trim_memory();
@@ -81,7 +83,7 @@ pub async fn run(mut config: Agent) -> anyhow::Result<()> {
         tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
         info!("stopping");
     };
-    http::serve(listener, guard, shared, shutdown).await?;
+    http::serve(listener, guard, shared, interval, shutdown).await?;
     Ok(())
 }
 
@@ -179,6 +181,8 @@ pub fn build(config: &Agent) -> Registry {
         specs: Specs::default(),
         lost_events: 0,
         orphans,
+        identity: Identity::new(kube::node_name(kube)),
+        scraped: Instant::now(),
     };
     registry.admit();
     registry
@@ -238,6 +242,10 @@ impl Shared {
 impl Source for Shared {
     fn gather(&self) -> Snapshot {
         self.registry().gather()
+    }
+
+    fn frame(&self) -> Frame {
+        self.registry().frame()
     }
 
     fn live(&self) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 mod kubelet;
 mod names;
-mod node;
+pub(crate) mod node;
 mod outage;
 mod rights;
 mod security;

@@ -100,6 +100,13 @@ impl Cluster {
             ("service-account-key-file", file("accounts.pub")),
             ("service-account-signing-key-file", file("accounts.key")),
             ("token-auth-file", file("tokens.csv")),
+            ("requestheader-client-ca-file", file("front-ca.crt")),
+            ("requestheader-allowed-names", "front-proxy-client".to_owned()),
+            ("requestheader-username-headers", "X-Remote-User".to_owned()),
+            ("requestheader-group-headers", "X-Remote-Group".to_owned()),
+            ("requestheader-extra-headers-prefix", "X-Remote-Extra-".to_owned()),
+            ("proxy-client-cert-file", file("front.crt")),
+            ("proxy-client-key-file", file("front.key")),
         ] {
             command.arg(format!("--{flag}={value}"));
         }
@@ -144,6 +151,39 @@ impl Cluster {
     pub fn certificate(&self, name: &str) -> [PathBuf; 2] {
         self.keys.server(self.directory.path(), name);
         ["crt", "key"].map(|kind| self.directory.path().join(format!("{name}.{kind}")))
+    }
+
+    /// Makes a certificate for a client, by the authority for users (`ca`) or that for front proxies (`front-ca`): it, and its key.
+    ///
+    /// # Panics
+    /// Without openssl.
+    pub fn client_certificate(&self, authority: &str, name: &str, subject: &str) -> [PathBuf; 2] {
+        keys::client(self.directory.path(), authority, name, subject);
+        ["crt", "key"].map(|kind| self.directory.path().join(format!("{name}.{kind}")))
+    }
+
+    /// What is at a path, in a form that a client prefers.
+    ///
+    /// # Panics
+    /// When it is no JSON, or an error.
+    pub fn ask_for(&self, path: &str, accept: &str) -> Value {
+        let authorization = format!("Authorization: Bearer {}", self.keys.administrator);
+        let mut command = Command::new("curl");
+        command.args([
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--max-time",
+            "20",
+            "--noproxy",
+            "*",
+            "--cacert",
+        ]);
+        command.arg(self.authority());
+        command.args(["--header", &authorization, "--header", &format!("Accept: {accept}")]);
+        let output = command.arg(format!("https://127.0.0.1:{}{path}", self.port)).output().expect("curl");
+        assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
     /// Asks the API server as its administrator: the status code, and the answer.

@@ -1,0 +1,188 @@
+//! Whose word is believed: the cluster's own settings for aggregated API servers, in
+//! `kube-system/extension-apiserver-authentication`, as they are and as they change.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::Context as _;
+use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject as _};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio_rustls::rustls::{
+    RootCertStore,
+    crypto::ring,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+use tracing::{info, warn};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
+
+use crate::{
+    config::Api,
+    kube::watch::{Change, Which, follow as follow_objects},
+};
+
+type Verifier = Arc<dyn ClientCertVerifier>;
+
+/// The settings.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    /// Signs the certificate of the API server as a front proxy: its word on who asks is taken. Not the authority below.
+    front: Option<Verifier>,
+    /// What that certificate is for; empty is anything.
+    names: Vec<String>,
+    /// Signs users' certificates.
+    clients: Option<Verifier>,
+    /// The headers of the front proxy.
+    pub headers: Headers,
+    /// Both authorities, for the handshake.
+    authorities: Vec<CertificateDer<'static>>,
+}
+
+/// In which headers a front proxy says who asks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Headers {
+    /// The user's name.
+    pub user: Vec<String>,
+    /// The user's uid.
+    pub uid: Vec<String>,
+    /// The user's groups.
+    pub group: Vec<String>,
+    /// What the names of others begin with.
+    pub extra: Vec<String>,
+}
+
+/// Whom a certificate is for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Subject {
+    /// The common name.
+    pub name: String,
+    /// The organizations.
+    pub organizations: Vec<String>,
+}
+
+impl Trust {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// When they are none.
+    pub fn new(data: &BTreeMap<String, String>) -> anyhow::Result<Self> {
+        let list = |key: &str| -> anyhow::Result<Vec<String>> {
+            let Some(text) = data.get(key).filter(|text| !text.is_empty()) else { return Ok(Vec::new()) };
+            serde_json::from_str(text).with_context(|| format!("{key} is no list"))
+        };
+        let authority = |key: &str| -> anyhow::Result<Vec<CertificateDer<'static>>> {
+            let Some(text) = data.get(key) else { return Ok(Vec::new()) };
+            let certificates = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>();
+            certificates.with_context(|| format!("{key} has no certificates"))
+        };
+        let (front, clients) = (authority("requestheader-client-ca-file")?, authority("client-ca-file")?);
+        let names = list("requestheader-allowed-names")?;
+        if names.is_empty() && front.iter().any(|one| clients.contains(one)) {
+            warn!(
+                "every user with a certificate may say to be anyone: the API server's --requestheader-allowed-names is empty, and both authorities are one"
+            );
+        }
+        Ok(Self {
+            names,
+            headers: Headers {
+                user: list("requestheader-username-headers")?,
+                uid: list("requestheader-uid-headers")?,
+                group: list("requestheader-group-headers")?,
+                extra: list("requestheader-extra-headers-prefix")?,
+            },
+            front: verifier(&front)?,
+            clients: verifier(&clients)?,
+            authorities: [front, clients].concat(),
+        })
+    }
+
+    /// Whether the settings have been read.
+    pub fn is_known(&self) -> bool {
+        self.front.is_some()
+    }
+
+    /// Asks for a certificate in the handshake, and takes it if either authority has signed it; none will do.
+    ///
+    /// # Errors
+    /// When the authorities are none.
+    pub fn handshake(&self) -> anyhow::Result<Option<Verifier>> {
+        verifier(&self.authorities)
+    }
+
+    /// Whether a client is a front proxy, by its certificates.
+    pub fn is_front(&self, certificates: &[CertificateDer<'_>], now: UnixTime) -> bool {
+        let Some(subject) = verified(self.front.as_ref(), certificates, now) else { return false };
+        self.names.is_empty() || self.names.contains(&subject.name)
+    }
+
+    /// Which user a client is, by its certificates.
+    pub fn user(&self, certificates: &[CertificateDer<'_>], now: UnixTime) -> Option<Subject> {
+        verified(self.clients.as_ref(), certificates, now)
+    }
+}
+
+fn verifier(authorities: &[CertificateDer<'static>]) -> anyhow::Result<Option<Verifier>> {
+    if authorities.is_empty() {
+        return Ok(None);
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(authorities.iter().cloned());
+    let provider = Arc::new(ring::default_provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    Ok(Some(builder.allow_unauthenticated().build()?))
+}
+
+fn verified(
+    verifier: Option<&Verifier>,
+    certificates: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Option<Subject> {
+    let (first, others) = certificates.split_first()?;
+    verifier?.verify_client_cert(first, others, now).ok()?;
+    subject(first)
+}
+
+/// Whom a certificate is for.
+pub fn subject(certificate: &CertificateDer<'_>) -> Option<Subject> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let text =
+        |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().ok().map(str::to_owned);
+    let name = certificate.subject().iter_common_name().next().and_then(text)?;
+    let organizations = certificate.subject().iter_organization().filter_map(text).collect();
+    Some(Subject { name, organizations })
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct ConfigMap {
+    #[serde(default)]
+    data: BTreeMap<String, String>,
+}
+
+/// Follows the settings for as long as the program runs. What cannot be read leaves those from before.
+pub async fn follow(api: Api, trust: watch::Sender<Arc<Trust>>) {
+    let which = Which {
+        path: "/api/v1/namespaces/kube-system/configmaps".to_owned(),
+        labels: None,
+        fields: Some("metadata.name=extension-apiserver-authentication".to_owned()),
+        name: "kube-system/extension-apiserver-authentication, which the role extension-apiserver-authentication-reader lets read",
+    };
+    let apply = |change: Change<ConfigMap>| {
+        let map = match change {
+            Change::All(all) => all.into_iter().next(),
+            Change::Set(map) => Some(map),
+            Change::Gone(_) => None,
+        };
+        let Some(map) = map else {
+            return warn!(
+                "the cluster does not say whom to believe: its API server has no --requestheader-client-ca-file"
+            );
+        };
+        match Trust::new(&map.data) {
+            Ok(new) => {
+                info!(names = ?new.names, "the cluster says whom to believe");
+                trust.send_replace(Arc::new(new));
+            }
+            Err(error) => warn!("believing whom we believed before: {error:#}"),
+        }
+    };
+    follow_objects(&api, &which, apply).await;
+}
