@@ -27,6 +27,7 @@ pub struct Cluster {
     port: u16,
     etcd: Child,
     server: Option<Child>,
+    controllers: Option<Child>,
 }
 
 /// A program that `cargo xtask test` builds.
@@ -64,7 +65,7 @@ impl Cluster {
         );
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-        let mut this = Self { directory, keys, port, etcd, server: None };
+        let mut this = Self { directory, keys, port, etcd, server: None, controllers: None };
         this.start_server();
         this.create("/api/v1/namespaces", &json!({"metadata": {"name": NAMESPACE}}));
         this
@@ -127,6 +128,54 @@ impl Cluster {
     pub fn stop_server(&mut self) {
         end(self.server.as_mut().expect("it runs"));
         self.server = None;
+    }
+
+    /// Starts the controllers of Deployments, ReplicaSets and HorizontalPodAutoscalers; the last look every second, and not every
+    /// fifteen as they do by default.
+    ///
+    /// # Panics
+    /// When the program is not there.
+    pub fn start_controllers(&mut self) {
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+        let config = self.kubeconfig();
+        let mut command = Command::new(program("PODMETER_KUBE_CONTROLLER_MANAGER"));
+        command.args(["--leader-elect=false", "--bind-address=127.0.0.1"]);
+        command.arg("--horizontal-pod-autoscaler-sync-period=1s");
+        command.arg(
+            "--controllers=horizontal-pod-autoscaler-controller,deployment-controller,replicaset-controller",
+        );
+        command.arg(format!("--secure-port={port}")).arg(format!("--kubeconfig={config}"));
+        for flag in ["cert-dir", "flex-volume-plugin-dir"] {
+            command.arg(format!("--{flag}={}", self.directory.path().display()));
+        }
+        self.controllers = Some(spawn(&self.directory, &mut command, "kube-controller-manager"));
+    }
+
+    /// The path of an administrator's configuration.
+    fn kubeconfig(&self) -> String {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {
+                "server": format!("https://127.0.0.1:{}", self.port), "certificate-authority": self.authority()}}],
+            "users": [{"name": "u", "user": {"token": self.keys.administrator}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
+        });
+        self.directory.file("admin.json", config.to_string())
+    }
+
+    /// Runs kubectl as the administrator: whether it ended well, and what it printed.
+    ///
+    /// # Panics
+    /// When the program is not there.
+    pub fn kubectl(&self, arguments: &[&str]) -> (bool, String) {
+        let mut command = Command::new(program("PODMETER_KUBECTL"));
+        command.arg(format!("--kubeconfig={}", self.kubeconfig()));
+        // It keeps what it discovers.
+        command.arg(format!("--cache-dir={}/kubectl", self.directory.path().display()));
+        let output = command.args(arguments).output().expect("kubectl");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
     }
 
     fn log(&self, name: &str) -> String {
@@ -318,9 +367,10 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("the API server's last words:\n{}", self.log("kube-apiserver"));
+            println!("the controllers' last words:\n{}", self.log("kube-controller-manager"));
         }
         // The server wants its etcd when it ends in good order; nobody needs that here.
-        for child in self.server.iter_mut().chain([&mut self.etcd]) {
+        for child in self.controllers.iter_mut().chain(&mut self.server).chain([&mut self.etcd]) {
             _ = child.kill();
             _ = child.wait();
         }

@@ -35,6 +35,11 @@ pub fn date(at: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
 }
 
+/// Year, month and day, in UTC.
+pub fn civil_date(at: SystemTime) -> (u64, u64, u64) {
+    civil(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400)
+}
+
 /// Year, month and day of a day since 1970, by the calendar's eras of 400 years.
 fn civil(days: u64) -> (u64, u64, u64) {
     // From the first of March of the year 0: a leap day is then the last of its year.

@@ -18,14 +18,24 @@ pub struct Adapter {
     )]
     pub listen: SocketAddr,
 
-    /// The certificate to serve with (PEM, with its chain); it is read again when it changes. It must be for
-    /// SERVICE.NAMESPACE.svc, where the API server looks for it.
+    /// The certificate to serve with (PEM, with its chain), for the name SERVICE.NAMESPACE.svc; it is read again when it changes.
+    /// Without one, the adapter signs itself one by an authority of its own, which it keeps in the Secret SERVICE-authority and has
+    /// the API server trust, in the APIServices that are this Service's.
     #[arg(long, env = "PODMETER_ADAPTER_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
 
     /// The certificate's key (PEM).
     #[arg(long, env = "PODMETER_ADAPTER_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+
+    /// The Service by which the API server reaches the adapter, as NAMESPACE/NAME.
+    #[arg(
+        long,
+        env = "PODMETER_ADAPTER_SERVICE",
+        value_name = "SERVICE",
+        default_value = "podmeter/podmeter-adapter"
+    )]
+    pub service: String,
 
     /// Who may ask: whom the cluster lets (delegated), or anyone (none, on loopback only).
     #[arg(long, env = "PODMETER_ADAPTER_AUTH", value_name = "MODE", default_value = "delegated")]

@@ -8,6 +8,7 @@ pub mod access;
 pub mod agents;
 pub mod answer;
 pub mod ask;
+pub mod authority;
 pub mod caller;
 pub mod flags;
 pub mod follow;
@@ -34,7 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use axum::{
     body::Body,
     http::{HeaderMap, Request, header::ACCEPT},
@@ -53,11 +54,12 @@ use self::{
     access::Rules,
     answer::{custom, discovery, resource},
     ask::{Ask, What},
+    authority::Keeper,
     caller::Callers,
     flags::{Access, Adapter},
     objects::Objects,
     refusal::Refusal,
-    serving::Serving,
+    serving::{Serving, Source},
     store::Store,
     trust::Trust,
 };
@@ -86,9 +88,13 @@ pub async fn run(config: Adapter) -> anyhow::Result<()> {
     let age = Duration::from_secs(config.max_age.into());
     let store = Arc::new(Store::new(Duration::from_secs(config.window.into()), age));
     let (settings, trust) = watch::channel(Arc::new(Trust::default()));
-    let files = config.tls_cert.as_ref().zip(config.tls_key.as_ref());
-    let serving =
-        files.map(|(certificate, key)| Serving::new(certificate, key, trust.clone())).transpose()?;
+    let files = config.tls_cert.clone().zip(config.tls_key.clone());
+    let source = match files {
+        Some((certificate, key)) => Some(Source::Files([certificate, key])),
+        None if config.auth == Access::None => None,
+        None => Some(Source::Own(Keeper::new(config.api.clone(), &config.service)?.begin().await)),
+    };
+    let serving = source.map(|source| Serving::new(source, trust.clone())).transpose()?;
     let nodes = Arc::default();
     let guard = match config.auth {
         Access::None => {
@@ -96,9 +102,6 @@ pub async fn run(config: Adapter) -> anyhow::Result<()> {
             None
         }
         Access::Delegated => {
-            if serving.is_none() {
-                bail!("--auth delegated needs --tls-cert and --tls-key");
-            }
             let questions = Arc::new(Questions::new(config.api.clone(), ASKED)?);
             tokio::spawn(trust::follow(config.api.clone(), settings));
             tokio::spawn(follow_nodes(config.api.clone(), Arc::clone(&nodes)));

@@ -186,3 +186,92 @@ pub async fn follow(api: Api, trust: watch::Sender<Arc<Trust>>) {
     };
     follow_objects(&api, &which, apply).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+        date_time_ymd,
+    };
+
+    use super::*;
+
+    struct Authority(CertificateParams, KeyPair);
+
+    impl Authority {
+        fn new(name: &str) -> Self {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(DnType::CommonName, name);
+            Self(params, KeyPair::generate().unwrap())
+        }
+
+        fn pem(&self) -> String {
+            self.0.self_signed(&self.1).unwrap().pem()
+        }
+
+        fn client(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> Vec<CertificateDer<'static>> {
+            let mut params = CertificateParams::default();
+            params.not_after = date_time_ymd(2030, 1, 1);
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.distinguished_name.push(DnType::OrganizationName, "readers");
+            params.extended_key_usages = vec![usage];
+            let issuer = Issuer::from_params(&self.0, &self.1);
+            vec![params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().clone()]
+        }
+    }
+
+    fn at(year: u64) -> UnixTime {
+        UnixTime::since_unix_epoch(Duration::from_secs((year - 1970) * 31_556_952 + 1_000_000))
+    }
+
+    fn trust(front: &Authority, clients: &Authority, names: &str) -> Trust {
+        let data = [
+            ("requestheader-client-ca-file", front.pem()),
+            ("client-ca-file", clients.pem()),
+            ("requestheader-allowed-names", names.to_owned()),
+            ("requestheader-username-headers", "[\"X-Remote-User\"]".to_owned()),
+        ];
+        Trust::new(&data.map(|(key, value)| (key.to_owned(), value)).into()).unwrap()
+    }
+
+    #[test]
+    fn a_front_proxy_is_one_by_its_own_authority_and_name_and_in_its_time() {
+        use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+        let (front, clients, strangers) =
+            (Authority::new("front"), Authority::new("clients"), Authority::new("front"));
+        let known = trust(&front, &clients, "[\"proxy\"]");
+        assert!(known.is_known() && known.headers.user == ["X-Remote-User"]);
+        let proxy = front.client("proxy", ClientAuth);
+        assert!(known.is_front(&proxy, at(2027)));
+        assert!(!known.is_front(&proxy, at(2031)), "expired");
+        assert!(!known.is_front(&front.client("other", ClientAuth), at(2027)), "another's name");
+        assert!(!known.is_front(&front.client("proxy", ServerAuth), at(2027)), "a server's");
+        assert!(!known.is_front(&clients.client("proxy", ClientAuth), at(2027)), "a user of that name");
+        assert!(
+            !known.is_front(&strangers.client("proxy", ClientAuth), at(2027)),
+            "an authority of that name"
+        );
+        assert!(!known.is_front(&[], at(2027)));
+        assert!(
+            trust(&front, &clients, "[]").is_front(&front.client("other", ClientAuth), at(2027)),
+            "any name"
+        );
+        let user = known.user(&clients.client("jane", ClientAuth), at(2027)).unwrap();
+        assert_eq!((&*user.name, &*user.organizations), ("jane", &["readers".to_owned()][..]));
+        assert!(known.user(&proxy, at(2027)).is_none(), "a front proxy is no user");
+        assert!(!Trust::default().is_front(&proxy, at(2027)), "nobody is, before the cluster has said so");
+    }
+
+    #[test]
+    fn settings_that_are_none_are_refused() {
+        for (key, value) in
+            [("requestheader-allowed-names", "no list"), ("client-ca-file", "-----BEGIN CERTIFICATE-----\n!")]
+        {
+            assert!(Trust::new(&[(key.to_owned(), value.to_owned())].into()).is_err(), "{key}");
+        }
+        assert!(!Trust::new(&BTreeMap::new()).unwrap().is_known());
+    }
+}

@@ -1,7 +1,6 @@
 //! An API server that aggregates an adapter, which listens to an agent.
 
 use std::{
-    fs,
     net::TcpListener,
     process::Command,
     sync::{
@@ -31,11 +30,10 @@ pub(super) struct Lab {
     pub(super) files: TempDir,
 }
 
-/// A container of a pod.
+/// A container of a pod, and the cgroups of both.
 pub(super) struct Container {
-    pub(super) pod: Pod,
     pub(super) cgroup: Cgroup,
-    pub(super) id: String,
+    _pod: Pod,
 }
 
 impl Lab {
@@ -49,9 +47,16 @@ impl Lab {
         grant(&node);
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-        let adapter = adapter(&node, &files, port, &format!("http://{}", agent.address), flags);
+        register(&node, port);
+        let url = format!("http://{}", agent.address);
+        let adapter = adapter(&node, &files, port, &url, flags);
         let this = Self { adapter, agent, node, port, files };
-        this.register();
+        let groups =
+            ["metrics.k8s.io/v1beta1", "custom.metrics.k8s.io/v1beta2", "external.metrics.k8s.io/v1beta1"];
+        wait::until("the APIs", || {
+            let is_there = |group: &&str| this.get(&format!("/apis/{group}")).0 == 200;
+            groups.iter().all(is_there).then_some(())
+        });
         this
     }
 
@@ -64,38 +69,6 @@ impl Lab {
         self.adapter = adapter(&self.node, &self.files, self.port, &url, flags);
     }
 
-    /// Tells the API server whose the groups are, and waits until it believes that.
-    fn register(&self) {
-        let cluster = &self.node.cluster;
-        let service = json!({
-            "metadata": {"name": ACCOUNT},
-            "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": self.port}]}});
-        cluster.create(&format!("/api/v1/namespaces/{NAMESPACE}/services"), &service);
-        let authority = fs::read(cluster.authority()).expect("a certificate");
-        for (group, version, priority) in [
-            ("metrics.k8s.io", "v1beta1", 100),
-            ("custom.metrics.k8s.io", "v1beta2", 200),
-            ("custom.metrics.k8s.io", "v1beta1", 100),
-            ("external.metrics.k8s.io", "v1beta1", 100),
-        ] {
-            let name = format!("{version}.{group}");
-            let object = json!({
-            "metadata": {"name": name},
-            "spec": {
-                "group": group, "version": version, "groupPriorityMinimum": 100, "versionPriority": priority,
-                "caBundle": base64(&authority),
-                "service": {"name": ACCOUNT, "namespace": NAMESPACE, "port": self.port},
-            }});
-            cluster.create("/apis/apiregistration.k8s.io/v1/apiservices", &object);
-        }
-        wait::until("the APIs", || {
-            ["metrics.k8s.io/v1beta1", "custom.metrics.k8s.io/v1beta2", "external.metrics.k8s.io/v1beta1"]
-                .iter()
-                .all(|group| cluster.get(&format!("/apis/{group}")).0 == 200)
-                .then_some(())
-        });
-    }
-
     /// Makes a pod with one container, which runs as far as the API knows, with labels of its own.
     pub(super) fn container(&self, pod: &str, labels: &Value, owner: &Value) -> Container {
         let metadata = json!({"name": pod, "labels": labels, "ownerReferences": owner});
@@ -103,7 +76,7 @@ impl Lab {
         let id = container_id();
         let cgroup = pod.cgroup.child(&id);
         self.node.tell(&pod, &json!({"containerStatuses": [status("app", &id, None)]}));
-        Container { pod, cgroup, id }
+        Container { cgroup, _pod: pod }
     }
 
     /// What the API server has at a path of one of the groups.
@@ -117,26 +90,39 @@ impl Lab {
     }
 }
 
+/// Tells the API server who serves the groups. Whom to trust that it is they, the adapter tells it.
+fn register(node: &Node, port: u16) {
+    let service = json!({
+        "metadata": {"name": ACCOUNT},
+        "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]}});
+    node.cluster.create(&format!("/api/v1/namespaces/{NAMESPACE}/services"), &service);
+    for (group, version, priority) in [
+        ("metrics.k8s.io", "v1beta1", 100),
+        ("custom.metrics.k8s.io", "v1beta2", 200),
+        ("custom.metrics.k8s.io", "v1beta1", 100),
+        ("external.metrics.k8s.io", "v1beta1", 100),
+    ] {
+        let service = json!({"name": ACCOUNT, "namespace": NAMESPACE, "port": port});
+        let spec = json!({
+            "group": group, "version": version, "groupPriorityMinimum": 100, "versionPriority": priority, "service": service});
+        let object = json!({"metadata": {"name": format!("{version}.{group}")}, "spec": spec});
+        node.cluster.create("/apis/apiregistration.k8s.io/v1/apiservices", &object);
+    }
+}
+
 fn adapter(node: &Node, files: &TempDir, port: u16, agent: &str, flags: &[&str]) -> Adapter {
-    let [certificate, key] = node.cluster.certificate("adapter").map(|path| path.display().to_string());
     let token = files.path().join("token").display().to_string();
     let server = format!("https://127.0.0.1:{}", node.cluster.port());
     let authority = node.cluster.authority().display().to_string();
+    let service = format!("{NAMESPACE}/{ACCOUNT}");
     let own = [
-        "--agent",
-        agent,
-        "--tls-cert",
-        &certificate,
-        "--tls-key",
-        &key,
-        "--api-server",
-        &server,
-        "--api-ca",
-        &authority,
-        "--api-token-file",
-        &token,
+        ["--agent", agent],
+        ["--service", &service],
+        ["--api-server", &server],
+        ["--api-ca", &authority],
+        ["--api-token-file", &token],
     ];
-    Adapter::at(&format!("127.0.0.1:{port}"), &[&own, flags].concat())
+    Adapter::at(&format!("127.0.0.1:{port}"), &[own.as_flattened(), flags].concat())
 }
 
 /// What the adapter's account may do: what is shipped in deploy/.
@@ -145,6 +131,8 @@ fn grant(node: &Node) {
         {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
         {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]},
         {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "create"]},
+        {"apiGroups": ["apiregistration.k8s.io"], "resources": ["apiservices"], "verbs": ["get", "patch"]},
         {"apiGroups": [""], "resources": ["services"], "verbs": ["get"]},
         {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses"], "verbs": ["get"]}]);
     node.cluster.grant(ACCOUNT, ACCOUNT, &rules);
@@ -153,14 +141,6 @@ fn grant(node: &Node) {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "extension-apiserver-authentication-reader"},
         "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}]});
     node.cluster.create("/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings", &binding);
-}
-
-fn base64(bytes: &[u8]) -> String {
-    let output = Command::new("/bin/sh")
-        .args(["-c", "printf %s \"$0\" | base64 --wrap=0", &String::from_utf8_lossy(bytes)])
-        .output()
-        .expect("base64");
-    String::from_utf8(output.stdout).expect("text")
 }
 
 /// A number that grows, read again and again while a test does something else.

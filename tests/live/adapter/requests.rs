@@ -19,17 +19,17 @@ use super::lab::{Lab, Recording, at_least, quantity, seconds};
 
 const CUSTOM: &str = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/shop";
 const EXTERNAL: &str = "/apis/external.metrics.k8s.io/v1beta1/namespaces/shop";
-const PEER: &str = env!("CARGO_BIN_EXE_http-peer");
+pub(super) const PEER: &str = env!("CARGO_BIN_EXE_http-peer");
 const BOUND: f64 = 0.02;
 
 /// Asks again and again, for the paths in turn, on one connection.
-struct Load {
+pub(super) struct Load {
     stop: Arc<AtomicBool>,
     count: Arc<AtomicU64>,
 }
 
 impl Load {
-    fn start(port: &str, paths: &'static [&'static str], pause: Duration) -> Self {
+    pub(super) fn start(port: &str, paths: &'static [&'static str], pause: Duration) -> Self {
         let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).expect("the server listens");
         let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (stop.clone(), count.clone());

@@ -59,6 +59,13 @@ const API_SERVER: Module = kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/k
 /// Runs pods on this machine.
 const KUBELET: Module = kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet");
 
+/// Scales what has an autoscaler.
+const CONTROLLERS: Module =
+    kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager");
+
+/// Shows what pods and nodes use.
+const KUBECTL: Module = kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl");
+
 /// A program of Kubernetes. The tags are those of its makers; without the flags it is of no version.
 const fn kubernetes(name: &'static str, package: &'static str) -> Module {
     Module {
@@ -83,11 +90,13 @@ const ETCD: Module = Module {
 };
 
 /// What the live tests find by a variable.
-pub(super) const BUILT: [(&str, &Module); 4] = [
+pub(super) const BUILT: [(&str, &Module); 6] = [
     ("PODMETER_PROMETHEUS", &PROMETHEUS),
     ("PODMETER_ETCD", &ETCD),
     ("PODMETER_KUBE_APISERVER", &API_SERVER),
     ("PODMETER_KUBELET", &KUBELET),
+    ("PODMETER_KUBE_CONTROLLER_MANAGER", &CONTROLLERS),
+    ("PODMETER_KUBECTL", &KUBECTL),
 ];
 
 /// Where the live tests are.
