@@ -15,7 +15,7 @@ use axum::{
 /// A number as Kubernetes writes quantities, to a part in a thousand million; none for what is no number, or below zero.
 pub fn quantity(number: f64) -> Option<String> {
     const UNITS: [(f64, &str); 4] = [(1.0, ""), (1e3, "m"), (1e6, "u"), (1e9, "n")];
-    if !number.is_finite() || number < 0.0 || number > 9e18 {
+    if !(0.0..=9e18).contains(&number) {
         return None;
     }
     // As many digits as the number has to say.

@@ -65,6 +65,8 @@ pub enum What {
         /// The metric.
         metric: String,
     },
+    /// `/openapi/v2`.
+    Description,
     /// Another path, which may exist for whoever may ask.
     Other,
 }
@@ -120,6 +122,15 @@ impl Ask {
             }
         }
         Ok(this)
+    }
+
+    /// Reads a GET of a path with its query.
+    ///
+    /// # Errors
+    /// As [`Self::parse`], and where it is no path.
+    pub fn of(path: &str) -> Result<Self, Refusal> {
+        let uri = path.parse().map_err(|_| Refusal::bad("this is no path"))?;
+        Self::parse(&Method::GET, &uri)
     }
 
     /// What the API server's rules call it, for a SubjectAccessReview.
@@ -186,6 +197,7 @@ fn what(segments: &[&str]) -> Result<What, Refusal> {
     Ok(match *segments {
         ["livez" | "healthz"] => What::Health(false),
         ["readyz"] => What::Health(true),
+        ["openapi", "v2"] => What::Description,
         ["apis"] => What::Groups,
         ["apis", group] => match GROUPS.iter().find(|(known, _)| *known == group) {
             Some((group, _)) => What::Group(group),
@@ -242,7 +254,7 @@ mod tests {
     use super::*;
 
     fn ask(path: &str) -> Result<Ask, Refusal> {
-        Ask::parse(&Method::GET, &path.parse().unwrap())
+        Ask::of(path)
     }
 
     #[test]
@@ -276,7 +288,8 @@ mod tests {
             ask("/apis/metrics.k8s.io/v1beta1").unwrap().attributes()["nonResourceAttributes"]["verb"],
             "get"
         );
-        assert_eq!(ask("/openapi/v2").unwrap().what, What::Other);
+        assert_eq!(ask("/openapi/v2").unwrap().what, What::Description);
+        assert_eq!(ask("/openapi/v3").unwrap().what, What::Other);
         assert_eq!(ask("/apis/metrics.k8s.io/v1").unwrap().what, What::Other);
         assert_eq!(ask("/apis/external.metrics.k8s.io/v1beta1/q").unwrap().what, What::Other);
     }
@@ -296,7 +309,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_path_is_too_much(path in "/[a-z0-9%./*?=&-]{0,80}") {
-            if let Ok(uri) = path.parse::<Uri>() && let Ok(ask) = Ask::parse(&Method::GET, &uri) {
+            if let Ok(ask) = Ask::of(&path) {
                 ask.attributes();
             }
         }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     hash::{BuildHasher as _, RandomState},
+    net::IpAddr,
     path::PathBuf,
     sync::{
         Arc,
@@ -141,6 +142,10 @@ async fn stream(url: &str, ways: &Ways, store: &Store, has_told: &mut bool) -> a
     let mut request =
         Request::new(Watch { version: VERSION, interval_millis: ways.interval.as_millis() as u32 });
     if let Some(file) = &ways.token {
+        ensure!(
+            is_private(url),
+            "our token would go there in plain text: agents serve over TLS with --tls-cert"
+        );
         let token = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         let mut header = MetadataValue::try_from(format!("Bearer {}", token.trim()))?;
         header.set_sensitive(true);
@@ -171,8 +176,38 @@ async fn stream(url: &str, ways: &Ways, store: &Store, has_told: &mut bool) -> a
     }
 }
 
+/// Whether nobody can listen in: over TLS, or on this machine.
+fn is_private(url: &str) -> bool {
+    let Ok(url) = url.parse::<Uri>() else { return false };
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    url.scheme_str() == Some("https") || is_here
+}
+
 /// Whether a node may be called so.
 fn is_name(name: &str) -> bool {
     (1..=253).contains(&name.len())
         && name.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '-' | '.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_goes_nowhere_in_plain_text() {
+        for url in
+            ["https://10.0.0.7:9690", "http://127.0.0.1:9690", "http://[::1]:9690", "http://localhost:1"]
+        {
+            assert!(is_private(url), "{url}");
+        }
+        for url in ["http://10.0.0.7:9690", "http://[fd00::1]:9690", "http://agent:9690", ""] {
+            assert!(!is_private(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn nodes_have_names() {
+        assert!(is_name("node-1.example") && !is_name("") && !is_name("a b") && !is_name(&"x".repeat(254)));
+    }
 }

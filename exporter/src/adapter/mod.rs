@@ -190,12 +190,15 @@ impl App {
             return Err(Refusal::not_acceptable());
         }
         let store = &self.store;
-        let is_about_data =
-            !matches!(ask.what, What::Groups | What::Group(_) | What::Resources(..) | What::Other);
+        let is_about_data = matches!(
+            ask.what,
+            What::Pods { .. } | What::Nodes { .. } | What::Custom { .. } | What::External { .. }
+        );
         if is_about_data && !store.has_data() {
             return Err(Refusal::unavailable("no agent has reported of late"));
         }
         match &ask.what {
+            What::Description => Ok(discovery::description()),
             What::Groups => Ok(discovery::of_all(&accept)),
             What::Group(group) => Ok(discovery::of_group(group)),
             What::Resources(group, version) => Ok(discovery::of_version(group, version)),

@@ -1,6 +1,7 @@
 //! An API server that aggregates an adapter, which listens to an agent.
 
 use std::{
+    fs,
     net::TcpListener,
     process::Command,
     sync::{
@@ -14,6 +15,7 @@ use std::{
 use podmeter_tests::{
     adapter::Adapter, agent::Agent, cgroup::Cgroup, cluster::NAMESPACE, temp::TempDir, wait,
 };
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use crate::kube::node::{NODE, Node, Pod, container_id, specs, status};
@@ -26,8 +28,8 @@ pub(super) struct Lab {
     pub(super) adapter: Adapter,
     pub(super) agent: Agent,
     pub(super) node: Node,
-    pub(super) port: u16,
-    pub(super) files: TempDir,
+    port: u16,
+    files: TempDir,
 }
 
 /// A container of a pod, and the cgroups of both.
@@ -90,24 +92,26 @@ impl Lab {
     }
 }
 
-/// Tells the API server who serves the groups. Whom to trust that it is they, the adapter tells it.
+/// Tells the API server who serves the groups, as deploy/ does. Whom to trust that it is they, the adapter tells it.
 fn register(node: &Node, port: u16) {
     let service = json!({
         "metadata": {"name": ACCOUNT},
         "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]}});
     node.cluster.create(&format!("/api/v1/namespaces/{NAMESPACE}/services"), &service);
-    for (group, version, priority) in [
-        ("metrics.k8s.io", "v1beta1", 100),
-        ("custom.metrics.k8s.io", "v1beta2", 200),
-        ("custom.metrics.k8s.io", "v1beta1", 100),
-        ("external.metrics.k8s.io", "v1beta1", 100),
-    ] {
-        let service = json!({"name": ACCOUNT, "namespace": NAMESPACE, "port": port});
-        let spec = json!({
-            "group": group, "version": version, "groupPriorityMinimum": 100, "versionPriority": priority, "service": service});
-        let object = json!({"metadata": {"name": format!("{version}.{group}")}, "spec": spec});
+    for mut object in shipped("apiservices.yaml") {
+        object["spec"]["service"]["port"] = json!(port);
         node.cluster.create("/apis/apiregistration.k8s.io/v1/apiservices", &object);
     }
+}
+
+/// The objects of a file that is shipped, for the tests' namespace.
+fn shipped(file: &str) -> Vec<Value> {
+    let path = format!("{}/../deploy/kustomize/adapter/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(path).expect("it is shipped");
+    let text = text.replace("namespace: podmeter\n", &format!("namespace: {NAMESPACE}\n"));
+    serde_yaml_ng::Deserializer::from_str(&text)
+        .map(|object| Value::deserialize(object).expect("YAML"))
+        .collect()
 }
 
 fn adapter(node: &Node, files: &TempDir, port: u16, agent: &str, flags: &[&str]) -> Adapter {
@@ -125,22 +129,17 @@ fn adapter(node: &Node, files: &TempDir, port: u16, agent: &str, flags: &[&str])
     Adapter::at(&format!("127.0.0.1:{port}"), &[own.as_flattened(), flags].concat())
 }
 
-/// What the adapter's account may do: what is shipped in deploy/.
+/// Gives the adapter's account the rights that are shipped, and no other.
 fn grant(node: &Node) {
-    let rules = json!([
-        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
-        {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]},
-        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "create"]},
-        {"apiGroups": ["apiregistration.k8s.io"], "resources": ["apiservices"], "verbs": ["get", "patch"]},
-        {"apiGroups": [""], "resources": ["services"], "verbs": ["get"]},
-        {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses"], "verbs": ["get"]}]);
-    node.cluster.grant(ACCOUNT, ACCOUNT, &rules);
-    let binding = json!({
-        "metadata": {"name": ACCOUNT},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "extension-apiserver-authentication-reader"},
-        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}]});
-    node.cluster.create("/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings", &binding);
+    const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+    for object in shipped("rbac.yaml") {
+        let kind = format!("{}s", object["kind"].as_str().expect("a kind").to_lowercase());
+        let path = match object["metadata"]["namespace"].as_str() {
+            Some(namespace) => format!("{RBAC}/namespaces/{namespace}/{kind}"),
+            None => format!("{RBAC}/{kind}"),
+        };
+        node.cluster.create(&path, &object);
+    }
 }
 
 /// A number that grows, read again and again while a test does something else.

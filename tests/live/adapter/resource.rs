@@ -106,7 +106,8 @@ fn the_api_says_of_a_pod_what_the_kernel_says() {
 
 #[test]
 fn an_agent_that_is_silent_makes_its_pods_absent() {
-    let lab = Lab::start(&["--window", "3", "--max-age", "2"]);
+    let flags = ["--window", "3", "--max-age", "2"];
+    let mut lab = Lab::start(&flags);
     let web = lab.container("web", &json!({}), &json!([]));
     lab.answer(&format!("{PODS}/web"));
     podmeter_tests::process::signal(lab.agent.child.id(), "STOP");
@@ -124,5 +125,10 @@ fn an_agent_that_is_silent_makes_its_pods_absent() {
     podmeter_tests::process::signal(lab.agent.child.id(), "CONT");
     let again = lab.answer(&format!("{PODS}/web"));
     assert!(seconds(&again["timestamp"]) > seconds(&last["timestamp"]));
+
+    // An adapter that was killed, and starts again: the API server trusts it as before, and the agent tells it everything.
+    lab.restart(&flags);
+    let after = lab.answer(&format!("{PODS}/web"));
+    assert!(seconds(&after["timestamp"]) > seconds(&again["timestamp"]));
     drop(web);
 }

@@ -122,7 +122,7 @@ fn only_a_front_proxy_says_who_asks() {
         (format!("{PODS}?watch=true"), 405),
         (format!("{PODS}?labelSelector={}", "a".repeat(20_000)), 414),
         ("/apis/metrics.k8s.io/v1".to_owned(), 404),
-        ("/openapi/v2".to_owned(), 404),
+        ("/openapi/v2".to_owned(), 200),
         ("/openapi/v3".to_owned(), 404),
     ] {
         assert_eq!(admin().code(&path), code, "{path}");

@@ -73,6 +73,12 @@ fn group(name: &str, versions: &[&str]) -> Value {
     json!({"kind": "APIGroup", "apiVersion": "v1", "name": name, "preferredVersion": versions[0], "versions": versions})
 }
 
+/// A description of nothing: without one, every API server complains of that in its log, again and again.
+pub fn description() -> Response {
+    let info = json!({"title": "podmeter", "version": env!("CARGO_PKG_VERSION")});
+    answer(json!({"swagger": "2.0", "info": info, "paths": {}}).to_string())
+}
+
 /// One group.
 pub fn of_group(name: &str) -> Response {
     let versions = GROUPS.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, versions)| versions);
