@@ -129,7 +129,8 @@ async fn serve(listener: TcpListener, options: Options) {
         let Ok(SocketAddr::V4(local)) = stream.local_addr() else { continue };
         let [.., high, low] = local.ip().octets();
         let agent = u16::from_be_bytes([high, low]);
-        let hub = hubs.lock().unwrap_or_else(PoisonError::into_inner).entry(agent).or_insert_with(|| {
+        let mut known = hubs.lock().unwrap_or_else(PoisonError::into_inner);
+        let hub = Arc::clone(known.entry(agent).or_insert_with(|| {
             let hub = Arc::new(Hub::new(interval));
             let (running, begin, pods) = (hub.clone(), Instant::now(), options.pods);
             let read = move || {
@@ -138,8 +139,8 @@ async fn serve(listener: TcpListener, options: Options) {
             };
             tokio::spawn(async move { running.run(read).await });
             hub
-        });
-        let hub = hub.clone();
+        }));
+        drop(known);
         let service = service_fn(move |request: Request<Incoming>| {
             let hub = hub.clone();
             async move { Ok::<_, Infallible>(serve::answer(hub, request.map(Body::new)).await) }
