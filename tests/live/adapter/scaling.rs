@@ -141,7 +141,7 @@ fn requests_per_second_hold_their_target() {
     let address = process.line();
     let port = address.rsplit(':').next().expect("an address").to_owned();
     // About 20 a second at the first pod, and none at the others, which count as none: two pods hold an average of ten.
-    let load = Load::start(&port, &["/hello"], std::time::Duration::from_millis(10));
+    let load = Load::start(&port, &["/hello"], std::time::Duration::from_millis(50));
     let (begin, deadline) = (now(), Instant::now());
     let mut running = 1;
     while running < 2 {
