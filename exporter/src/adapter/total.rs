@@ -2,7 +2,7 @@
 
 use exporter_ebpf::histogram::{BUCKETS, finite_bounds};
 
-use super::window::Window;
+use super::{sample::Known, window::Window};
 use crate::stream::message::{Histogram, Http};
 
 /// A sum, of which a part may be unknown: then all of it is.
@@ -41,36 +41,37 @@ impl Counts {
                 }
             }
         };
-        each(to, u64::wrapping_add);
+        each(to, u64::saturating_add);
         if let Some(from) = from {
-            each(from, u64::wrapping_sub);
+            each(from, u64::saturating_sub);
         }
     }
 
     /// Adds others.
     pub fn merge(&mut self, other: &Self) {
-        self.0.iter_mut().zip(&*other.0).for_each(|(sum, count)| *sum = sum.wrapping_add(*count));
+        self.0.iter_mut().zip(&*other.0).for_each(|(sum, count)| *sum = sum.saturating_add(*count));
     }
 
     /// The value, in seconds, that a part `q` of the observations are at or below; none without observations. Within a bucket they
     /// are taken as evenly spread: buckets are at most 9 % wide.
     pub fn quantile(&self, q: f64) -> Option<f64> {
-        let total: u64 = self.0.iter().sum();
+        let total = self.0.iter().copied().fold(0, u64::saturating_add);
         if total == 0 {
             return None;
         }
         let rank = q * total as f64;
-        let mut below = 0;
+        let mut below: u64 = 0;
         let bounds = finite_bounds();
         for (bucket, &count) in self.0.iter().enumerate().filter(|(_, count)| **count > 0) {
-            if (below + count) as f64 >= rank || below + count == total {
+            let up_to = below.saturating_add(count);
+            if up_to as f64 >= rank || up_to == total {
                 let lower = bucket.checked_sub(1).map_or(0.0, |before| bounds[before] as f64);
                 // Above the last bound nothing is known but that.
                 let upper = bounds.get(bucket).map_or(lower, |&bound| bound as f64);
                 let part = ((rank - below as f64) / count as f64).clamp(0.0, 1.0);
                 return Some((lower + (upper - lower) * part) / 1e9);
             }
-            below += count;
+            below = up_to;
         }
         None
     }
@@ -124,8 +125,9 @@ impl Total {
         for (sum, (from, to)) in self.pressure.iter_mut().zip(from.pressure.into_iter().zip(to.pressure)) {
             sum.add(per_second(from.get(), to.get()));
         }
-        self.periods += grown(from.periods.get(), to.periods.get()).unwrap_or(0);
-        self.throttled += grown(from.throttled.get(), to.throttled.get()).unwrap_or(0);
+        let of = |from: Known, to: Known| grown(from.get(), to.get()).unwrap_or(0);
+        self.periods = self.periods.saturating_add(of(from.periods, to.periods));
+        self.throttled = self.throttled.saturating_add(of(from.throttled, to.throttled));
         if let Some(latency) = to.block_io() {
             self.block_io.get_or_insert_default().add(from.block_io(), latency);
         }
@@ -138,7 +140,7 @@ impl Total {
 
     fn requests(&mut self, from: &Http, to: &Http, nanos: u64, wants: &dyn Fn(&str) -> bool) {
         let requests = self.http.get_or_insert_default();
-        requests.active += to.active.unwrap_or(0);
+        requests.active = requests.active.saturating_add(to.active.unwrap_or(0));
         let seconds = nanos as f64 / 1e9;
         for route in to.routes.iter().filter(|route| wants(&route.route)) {
             let before = from.routes.iter().find(|before| before.route == route.route);
@@ -161,8 +163,8 @@ impl Total {
         self.memory.add(other.memory.0);
         self.queued.add(other.queued.0);
         self.pressure.iter_mut().zip(other.pressure).for_each(|(sum, part)| sum.add(part.0));
-        self.periods += other.periods;
-        self.throttled += other.throttled;
+        self.periods = self.periods.saturating_add(other.periods);
+        self.throttled = self.throttled.saturating_add(other.throttled);
         if let Some(latency) = &other.block_io {
             self.block_io.get_or_insert_default().merge(latency);
         }
@@ -170,7 +172,7 @@ impl Total {
             let own = self.http.get_or_insert_default();
             own.rate += requests.rate;
             own.errors += requests.errors;
-            own.active += requests.active;
+            own.active = own.active.saturating_add(requests.active);
             own.durations.merge(&requests.durations);
         }
     }
@@ -192,7 +194,7 @@ impl Total {
 
     /// The share of the time in which something waited for CPU (0), memory (1), I/O (2): the mean over the containers.
     pub fn pressure(&self, of: usize) -> Option<f64> {
-        self.pressure[of].0.map(|sum| sum / f64::from(self.containers))
+        self.pressure[of].0.filter(|_| self.containers > 0).map(|sum| sum / f64::from(self.containers))
     }
 
     /// The share of the enforcement periods that were throttled; none without a quota, or where none passed.

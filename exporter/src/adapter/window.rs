@@ -52,7 +52,7 @@ impl Ring {
         }
         let now = sample.time;
         self.append(sample, span);
-        while self.0.get(1).is_some_and(|second| second.time + span.wanted <= now) {
+        while self.0.get(1).is_some_and(|second| second.time.saturating_add(span.wanted) <= now) {
             self.0.pop_front();
         }
     }
