@@ -35,7 +35,9 @@ use crate::{
     series::Series,
     slots::Slots,
     snapshot::Snapshot,
-    status, sys,
+    status,
+    stream::frame::{Frame, Identity},
+    sys,
 };
 
 /// How often the agent shows that it is alive, and how old the last sign may be.
@@ -89,6 +91,7 @@ pub fn prepare(mut config: Agent) -> anyhow::Result<Ready> {
 /// When a file is missing that says who may read.
 pub async fn run(ready: Ready) -> anyhow::Result<()> {
     let Ready { config, listener, registry, started } = ready;
+    let interval = Duration::from_millis(config.stream_interval.into());
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     sys::hold_signals(false);
     let guard = Guard::new(&config)?;
@@ -107,7 +110,7 @@ pub async fn run(ready: Ready) -> anyhow::Result<()> {
         tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
         info!("stopping");
     };
-    http::serve(listener, guard, shared, shutdown).await?;
+    http::serve(listener, guard, shared, interval, shutdown).await?;
     Ok(())
 }
 
@@ -205,6 +208,8 @@ pub fn build(config: &Agent) -> Registry {
         specs: Specs::default(),
         lost_events: 0,
         orphans,
+        identity: Identity::new(kube::node_name(kube)),
+        scraped: Instant::now(),
     };
     registry.admit();
     registry
@@ -264,6 +269,10 @@ impl Shared {
 impl Source for Shared {
     fn gather(&self) -> Snapshot {
         self.registry().gather()
+    }
+
+    fn frame(&self) -> Frame {
+        self.registry().frame()
     }
 
     fn live(&self) -> Result<(), String> {

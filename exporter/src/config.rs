@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
+pub use crate::adapter::flags::Adapter;
 use crate::{collector::COLLECTORS, kube::PodSource, route::Rule, telemetry::LogFormat};
 
 /// Per-container CPU, memory, block I/O and request latency from eBPF, as Prometheus metrics.
@@ -29,6 +30,12 @@ pub enum Command {
     /// agent is not disturbed.
     #[command(after_help = crate::doctor::EXIT_CODES)]
     Doctor(Doctor),
+    /// Serve the metrics APIs of Kubernetes, for HPA, VPA and kubectl top, from what the agents stream.
+    ///
+    /// An aggregated API server: metrics.k8s.io (CPU and memory of nodes and pods), custom.metrics.k8s.io (requests per second,
+    /// latency, errors, active requests, waits and pressure of pods, Services, Deployments, Ingresses and Namespaces), and
+    /// external.metrics.k8s.io (the same by selector). It keeps a window of samples in memory, and nothing else.
+    Adapter(Adapter),
 }
 
 /// The flags of `podmeter doctor`.
@@ -108,6 +115,12 @@ pub struct Agent {
     #[arg(long, env = "PODMETER_ROUTE_FILE", value_name = "FILE")]
     pub route_file: Option<PathBuf>,
 
+    /// How often adapters (`podmeter adapter`) are told what changed, in milliseconds; they may ask to be told less often. Costs
+    /// as much as a scrape, and nothing while no adapter listens.
+    #[arg(long, env = "PODMETER_STREAM_INTERVAL", value_name = "MILLISECONDS", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(100..=60_000))]
+    pub stream_interval: u32,
+
     /// Flags of Kubernetes.
     #[command(flatten)]
     pub kube: Kube,
@@ -145,17 +158,9 @@ pub struct Kube {
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
 
-    /// The API server; inside a cluster, the cluster tells.
-    #[arg(long, env = "PODMETER_API_SERVER", value_name = "URL")]
-    pub api_server: Option<String>,
-
-    /// Whom the API server's certificate must be from (PEM); by default the authority that the cluster names to its pods.
-    #[arg(long, env = "PODMETER_API_CA", value_name = "FILE")]
-    pub api_ca: Option<PathBuf>,
-
-    /// The token by which the API server and the kubelet know us, read for every request; by default the pod's.
-    #[arg(long, env = "PODMETER_API_TOKEN_FILE", value_name = "FILE")]
-    pub api_token_file: Option<PathBuf>,
+    /// Where the API server is.
+    #[command(flatten)]
+    pub api: Api,
 
     /// The kubelet's API, for `--pod-source kubelet`.
     #[arg(long, env = "PODMETER_KUBELET_URL", value_name = "URL", default_value = "https://127.0.0.1:10250")]
@@ -185,6 +190,22 @@ pub struct Kube {
     /// over both counts twice.
     #[arg(long, env = "PODMETER_POD_RESOURCES")]
     pub pod_resources: bool,
+}
+
+/// Where the API server is, and how it knows us.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Api {
+    /// The API server; inside a cluster, the cluster tells.
+    #[arg(long, env = "PODMETER_API_SERVER", value_name = "URL")]
+    pub api_server: Option<String>,
+
+    /// Whom the API server's certificate must be from (PEM); by default the authority that the cluster names to its pods.
+    #[arg(long, env = "PODMETER_API_CA", value_name = "FILE")]
+    pub api_ca: Option<PathBuf>,
+
+    /// The token by which the API server and the kubelet know us, read for every request; by default the pod's.
+    #[arg(long, env = "PODMETER_API_TOKEN_FILE", value_name = "FILE")]
+    pub api_token_file: Option<PathBuf>,
 }
 
 /// Who may read the metrics.

@@ -1,14 +1,16 @@
 //! The HTTP server: `/metrics`, the health checks and a status page.
 //!
-//! A connection carries one request. Scrapes and probes come seconds apart, so keeping connections open would save
+//! A connection of HTTP/1 carries one request. Scrapes and probes come seconds apart, so keeping connections open would save
 //! little, and it makes what a client may hold easy to bound: each connection has a deadline, whether its client sends
-//! nothing, reads nothing or waits for a scrape that hangs.
+//! nothing, reads nothing or waits for a scrape that hangs. A connection of HTTP/2 has the same, but for as long as it carries a
+//! stream for an adapter.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -16,18 +18,19 @@ use axum::extract::State;
 use axum::http::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER, VARY,
 };
-use axum::http::{Request, StatusCode};
+use axum::http::{Request, StatusCode, Version};
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::{Service as _, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, error, warn};
@@ -35,6 +38,7 @@ use tracing::{debug, error, warn};
 use crate::encode::Exposition;
 use crate::format::{self, Format};
 use crate::snapshot::Snapshot;
+use crate::stream::{self, frame::Frame, publish::Hub};
 
 use exposed::Exposed;
 use guard::Guard;
@@ -50,10 +54,17 @@ const ENDPOINTS: &str = "not found; there are / /metrics /livez /readyz /healthz
 /// How much of a request's head is read, in bytes; a scraper's has a few hundred.
 const MAX_HEAD: usize = 32 * 1024;
 
+/// What a connection of HTTP/2 may ask at once, and how often it is asked whether it is still there.
+const MAX_STREAMS: u32 = 8;
+const PING: Duration = Duration::from_secs(10);
+
 /// What the server shows. Every method is called on the blocking pool; one that panics is answered with status 500.
 pub trait Source: Send + Sync + 'static {
     /// Takes a scrape: reads maps and files. One runs at a time.
     fn gather(&self) -> Snapshot;
+
+    /// What adapters are told: as a scrape.
+    fn frame(&self) -> Frame;
 
     /// Whether the agent does its work.
     ///
@@ -100,7 +111,8 @@ impl Default for Limits {
     }
 }
 
-/// Serves `source` until `shutdown` completes, and then the requests under way for a few seconds more.
+/// Serves `source` until `shutdown` completes, and then the requests under way for a few seconds more. Adapters are told what
+/// changed every `interval`.
 ///
 /// # Errors
 ///
@@ -109,9 +121,10 @@ pub async fn serve(
     listener: TcpListener,
     guard: Guard,
     source: Arc<dyn Source>,
+    interval: Duration,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    serve_within(Limits::default(), listener, guard, source, shutdown).await
+    serve_within(Limits::default(), listener, guard, source, interval, shutdown).await
 }
 
 /// [`serve`] with limits of one's own.
@@ -124,9 +137,15 @@ pub async fn serve_within(
     listener: TcpListener,
     guard: Guard,
     source: Arc<dyn Source>,
+    interval: Duration,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let guard = Arc::new(guard);
+    let hub = Arc::new(Hub::new(interval));
+    let publishing = tokio::spawn({
+        let (hub, source) = (Arc::clone(&hub), Arc::clone(&source));
+        async move { hub.run(move || source.frame()).await }
+    });
     let scrapes = Arc::new(Semaphore::new(limits.scrapes));
     let app = App { source, guard: Arc::clone(&guard), scrapes, scraping: Arc::default() };
     let router = router(Arc::new(app));
@@ -145,7 +164,8 @@ pub async fn serve_within(
         match client {
             Ok(_) if connections.len() >= limits.connections => refusals.add(limits.connections),
             Ok((stream, _)) => {
-                let front = Front { guard: Arc::clone(&guard), router: router.clone() };
+                let hub = Arc::clone(&hub);
+                let front = Front { guard: Arc::clone(&guard), router: router.clone(), hub };
                 connections.spawn(accepted(limits, stream, front, stopping.clone()));
             }
             // A client that left before it was accepted. What else there is, such as a lack of descriptors, lasts.
@@ -157,6 +177,8 @@ pub async fn serve_within(
         }
     }
     drop(listener);
+    publishing.abort();
+    hub.close();
     drop(stopping);
     // Fails when there is no connection to tell.
     let _ = stop.send(());
@@ -199,6 +221,7 @@ impl Refusals {
 struct Front {
     guard: Arc<Guard>,
     router: TowerToHyperService<Router>,
+    hub: Arc<Hub>,
 }
 
 /// What a connection is over.
@@ -218,21 +241,103 @@ impl Wire for TlsStream<TcpStream> {
     }
 }
 
-/// Shakes hands first, if there is a certificate.
+/// Whether a client says at once that it speaks HTTP/2. Its first words stay unread.
+async fn begins_with_http2(stream: &TcpStream) -> io::Result<bool> {
+    const PREFACE: &[u8] = b"PRI ";
+    loop {
+        let mut first = [0; PREFACE.len()];
+        let read = stream.peek(&mut first).await?;
+        if read == PREFACE.len() || read == 0 || first[..read] != PREFACE[..read] {
+            return Ok(first == *PREFACE);
+        }
+        // More of it is on its way, and nothing would wake us when it comes.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Shakes hands first, if there is a certificate, and finds out which HTTP it is.
 async fn accepted(limits: Limits, stream: TcpStream, front: Front, stopping: watch::Receiver<()>) {
-    let Some(tls) = &front.guard.tls else { return connection(limits, stream, front, stopping).await };
+    let Some(tls) = &front.guard.tls else {
+        match tokio::time::timeout(limits.head, begins_with_http2(&stream)).await {
+            Ok(Ok(true)) => streams(limits, stream, front, stopping).await,
+            Ok(Ok(false)) => connection(limits, stream, front, stopping).await,
+            Ok(Err(error)) => debug!(%error, "a client left"),
+            Err(_) => debug!("a client said nothing"),
+        }
+        return;
+    };
     match tokio::time::timeout(limits.head, tls.accept(stream)).await {
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) => {
+            streams(limits, stream, front, stopping).await;
+        }
         Ok(Ok(stream)) => connection(limits, stream, front, stopping).await,
         Ok(Err(error)) => debug!(%error, "no TLS with a client"),
         Err(_) => debug!("a client did not shake hands in time"),
     }
 }
 
+/// Serves a connection of HTTP/2: an adapter's, or that of a scraper that prefers it.
+async fn streams(limits: Limits, stream: impl Wire, front: Front, mut stopping: watch::Receiver<()>) {
+    let watches = Arc::new(AtomicUsize::new(0));
+    let service = service_fn(|request| answer(front.clone(), Arc::clone(&watches), request));
+    let mut connection = pin!(
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEAD as u32)
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let patience = limits.head + limits.response;
+    let mut deadline = pin!(tokio::time::sleep(patience));
+    let mut stopped = false;
+    loop {
+        tokio::select! {
+            result = &mut connection => {
+                if let Err(error) = result {
+                    debug!(%error, "connection failed");
+                }
+                return;
+            }
+            () = &mut deadline => {
+                if watches.load(Ordering::Relaxed) == 0 {
+                    if stopped {
+                        return warn!("connection cut off: its answers were not ready or not read in time");
+                    }
+                    stopped = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                deadline.set(tokio::time::sleep(patience));
+            }
+            _ = stopping.changed(), if !stopped => {
+                stopped = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// A stream for an adapter, while there is one.
+struct Watched(Arc<AtomicUsize>);
+
+impl Watched {
+    fn new(watches: Arc<AtomicUsize>) -> Self {
+        watches.fetch_add(1, Ordering::Relaxed);
+        Self(watches)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Serves the one request of a connection.
 async fn connection(limits: Limits, stream: impl Wire, front: Front, mut stopping: watch::Receiver<()>) {
     let peer = stream.tcp().peer_addr().map_or_else(|error| error.to_string(), |peer| peer.to_string());
-    let held = Held::default();
-    let service = service_fn(|request| answer(front.clone(), held.clone(), request));
+    let service = service_fn(|request| answer(front.clone(), Arc::default(), request));
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
@@ -263,17 +368,27 @@ async fn connection(limits: Limits, stream: impl Wire, front: Front, mut stoppin
     }
 }
 
-/// What a connection holds until it ends: the right to a scrape, because the snapshot is in memory until it is sent.
-#[derive(Clone, Default)]
-struct Held(Arc<OnceLock<OwnedSemaphorePermit>>);
-
-async fn answer(front: Front, held: Held, request: Request<Incoming>) -> Result<Response, Infallible> {
+async fn answer(
+    front: Front,
+    watches: Arc<AtomicUsize>,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
     let entry = Entry::new(&request);
     if let Err(refusal) = front.guard.admit(request.uri().path(), request.headers()).await {
         return Ok(entry.answer(refusal));
     }
-    let mut request = request.map(Body::new);
-    request.extensions_mut().insert(held);
+    let request = request.map(Body::new);
+    if request.version() == Version::HTTP_2 && request.uri().path() == stream::WATCH {
+        let watched = Watched::new(watches);
+        let answer = stream::serve::answer(front.hub, request).await;
+        return Ok(entry.answer(answer.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                // Goes along with the body.
+                let _ = &watched;
+                frame
+            }))
+        })));
+    }
     Ok(entry.answer(front.router.call(request).await?))
 }
 
@@ -305,17 +420,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     })
 }
 
-async fn metrics(
-    State(app): State<Arc<App>>,
-    Extension(held): Extension<Held>,
-    headers: HeaderMap,
-) -> Result<Response, Response> {
+async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, Response> {
     let Ok(permit) = Arc::clone(&app.scrapes).try_acquire_owned() else {
         let body = "too many scrapes under way\n";
         return Err((StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "5")], body).into_response());
     };
-    // A connection has one request, so its place is free.
-    let _ = held.0.set(permit);
     let format = Format::negotiate(list(&headers, &ACCEPT).as_deref());
     let gzip = list(&headers, &ACCEPT_ENCODING).is_some_and(|accepted| accepts_gzip(&accepted));
     let scraping = Arc::clone(&app.scraping).lock_owned().await;
@@ -327,7 +436,7 @@ async fn metrics(
         snapshot
     })
     .await?;
-    let body = Exposed::new(Exposition::new(snapshot, format), gzip);
+    let body = Exposed::new(Exposition::new(snapshot, format), gzip, permit);
     let series = body.series();
     let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "Accept, Accept-Encoding")];
     let encoding = gzip.then_some([(CONTENT_ENCODING, "gzip")]);

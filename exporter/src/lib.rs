@@ -3,6 +3,7 @@
 //! Data flows one way: probe -> map -> collector -> registry -> http. A scrape drives the reading.
 #![deny(unsafe_code)]
 
+pub mod adapter;
 pub mod agent;
 pub mod btf;
 pub mod capabilities;
@@ -22,6 +23,7 @@ pub mod series;
 pub mod slots;
 pub mod snapshot;
 pub mod status;
+pub mod stream;
 pub mod sys;
 pub mod telemetry;
 pub mod walker;

@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use podmeter::{
-    agent,
+    adapter, agent,
     config::{self, Command},
     doctor, sys, telemetry,
 };
@@ -17,15 +17,16 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let config = match cli.command {
-        Command::Agent(config) => config,
-        Command::Doctor(config) => return doctor::run(&config),
+    let (log_format, log_level) = match &cli.command {
+        Command::Agent(config) => (config.log_format, &config.log_level),
+        Command::Adapter(config) => (config.log_format, &config.log_level),
+        Command::Doctor(config) => return doctor::run(config),
     };
-    if let Err(error) = telemetry::init(config.log_format, &config.log_level) {
+    if let Err(error) = telemetry::init(log_format, log_level) {
         eprintln!("error: {error:#}");
         return ExitCode::from(2);
     }
-    match run(config) {
+    match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -34,11 +35,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: config::Agent) -> anyhow::Result<()> {
-    let ready = agent::prepare(config)?;
+fn run(command: Command) -> anyhow::Result<()> {
+    // Before there are other threads: they would keep the rights that it gives up.
+    let ready = match &command {
+        Command::Agent(config) => Some(agent::prepare(config.clone())?),
+        _ => None,
+    };
     // Scrapes run on the blocking pool; two workers serve everything else.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(agent::run(ready));
+    let result = runtime.block_on(async {
+        match (ready, command) {
+            (Some(ready), _) => agent::run(ready).await,
+            (_, Command::Adapter(config)) => adapter::run(config).await,
+            _ => Ok(()),
+        }
+    });
     // A scrape that hangs cannot be aborted: it is left behind.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result

@@ -1,6 +1,10 @@
 //! One scrape: events in, collectors read, each timed and judged, the dead released.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aya::maps::{MapData, RingBuf};
 use exporter_ebpf::cgroup::{EVENT_PATH, Event};
@@ -19,6 +23,7 @@ use crate::{
     series::Series,
     slots::Slots,
     snapshot::{Labels, Snapshot},
+    stream::frame::{Frame, Identity},
     sys,
 };
 
@@ -46,6 +51,20 @@ pub struct Registry {
     pub lost_events: u64,
     /// What had a slot in the last scrape, and was not in the tree.
     pub orphans: HashSet<NodeKey>,
+    /// Who tells adapters what this node's pods use.
+    pub identity: Identity,
+    /// When the last scrape was: it lets go of what has ended, having shown it.
+    pub scraped: Instant,
+}
+
+/// How long what has ended waits for a scrape that shows it once more, while only a stream is read.
+const UNSCRAPED: Duration = Duration::from_secs(120);
+
+/// What was read, when the kernel had brought its counters up to date, and whether some of them are nobody's.
+struct Reading {
+    snapshot: Snapshot,
+    at: Instant,
+    has_orphans: bool,
 }
 
 /// The workload of what is in no tree.
@@ -110,6 +129,25 @@ impl Registry {
 
     /// Takes one scrape.
     pub fn gather(&mut self) -> Snapshot {
+        let reading = self.read();
+        self.scraped = Instant::now();
+        self.release(reading.has_orphans);
+        reading.snapshot
+    }
+
+    /// What adapters are told. What has ended is left for the next scrape to show.
+    pub fn frame(&mut self) -> Frame {
+        let reading = self.read();
+        let pods = self.pods.as_ref().map(|shared| shared.lock());
+        let frame = Frame::new(&self.identity, reading.at, &reading.snapshot, &self.tree, pods.as_deref());
+        drop(pods);
+        if self.scraped.elapsed() > UNSCRAPED {
+            self.release(reading.has_orphans);
+        }
+        frame
+    }
+
+    fn read(&mut self) -> Reading {
         self.apply();
         if self.events.is_none() {
             self.tree.walk();
@@ -123,6 +161,7 @@ impl Registry {
                 (collector.settle(), started.elapsed())
             })
             .collect();
+        let at = Instant::now();
         let (mut owners, mut unresolved) = self.owners();
         if unresolved > 0 {
             // A cgroup acted between its birth and its event, or the event was lost: look again before giving up.
@@ -163,8 +202,7 @@ impl Registry {
         for (name, _, took) in &judged {
             family.value(&Labels::NONE, &[name], took.as_secs_f64());
         }
-        self.release(unresolved > 0);
-        out
+        Reading { snapshot: out, at, has_orphans: unresolved > 0 }
     }
 
     fn owners(&self) -> (Vec<Option<usize>>, u64) {

@@ -85,6 +85,11 @@ impl Labels {
         Self(Some(text.into()))
     }
 
+    /// The same for every sample of a container, and for no other's.
+    pub fn key(&self) -> Option<usize> {
+        self.0.as_ref().map(|text| text.as_ptr() as usize)
+    }
+
     /// The text between the braces.
     pub fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or_default()
@@ -219,6 +224,11 @@ impl Family {
         self.samples
             .iter()
             .map(|sample| (sample.labels.as_str(), &self.own[sample.own.clone()], &sample.value))
+    }
+
+    /// As [`Self::samples`], with the labels of the container as they are shared.
+    pub fn shared(&self) -> impl Iterator<Item = (&Labels, &str, &Value)> {
+        self.samples.iter().map(|sample| (&sample.labels, &self.own[sample.own.clone()], &sample.value))
     }
 
     /// Adds a sample of a counter or a gauge: `labels` are the container's ([`Labels::NONE`] without one), `values` those

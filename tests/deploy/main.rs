@@ -1,6 +1,7 @@
 //! The files of deploy/: they name what exists, and agree where they say a thing twice. Nothing is run for this; what real programs
 //! make of the files is in `deploy-programs`.
 
+mod adapter;
 mod dashboards;
 mod documented;
 mod manifests;

@@ -3,7 +3,7 @@
 mod beside;
 mod kubelet;
 mod names;
-mod node;
+pub(crate) mod node;
 mod outage;
 mod rights;
 mod security;

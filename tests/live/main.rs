@@ -1,5 +1,6 @@
 //! Live tests: the real agent on the real kernel, as root, against independent sources. `cargo xtask test` runs them.
 
+mod adapter;
 mod block_io;
 mod cpu;
 mod doctor;

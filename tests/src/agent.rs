@@ -3,15 +3,15 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use crate::{process::signal, scrape::Scrape, wait};
+use crate::{process::signal, scrape::Scrape, serving::Serving, wait};
 
 /// A running `podmeter agent`; ended by SIGKILL when dropped, which leaves nothing attached.
 #[derive(Debug)]
@@ -48,29 +48,8 @@ impl Agent {
     /// # Panics
     /// As [`Self::start`].
     pub fn start_by(command: &mut Command, flags: &[&str]) -> Self {
-        let mut child = command
-            .args(["agent", "--listen", "127.0.0.1:0", "--log-format", "json"])
-            .args(flags)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the agent");
-        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let address = loop {
-            let Some(Ok(line)) = lines.next() else {
-                panic!("the agent ended: {:?}\n{}", child.wait(), log.lock().expect("ours").join("\n"));
-            };
-            let found =
-                line.split("\"address\":\"").nth(1).and_then(|rest| rest.split('"').next()?.parse().ok());
-            log.lock().expect("ours").push(line);
-            if let Some(address) = found {
-                break address;
-            }
-        };
-        let kept = log.clone();
-        std::thread::spawn(move || {
-            lines.map_while(Result::ok).for_each(|line| kept.lock().expect("ours").push(line))
-        });
+        let command = command.args(["agent", "--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
+        let Serving { child, address, log } = Serving::start(command);
         Self { child, address, log }
     }
 

@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use self::{controllers::Controllers, keys::Keys};
+use self::keys::Keys;
 use crate::{process::signal, temp::TempDir, wait};
 
 /// The namespace of the tests' pods.
@@ -28,7 +28,7 @@ pub struct Cluster {
     port: u16,
     etcd: Child,
     server: Option<Child>,
-    controllers: Option<Controllers>,
+    controllers: Vec<Child>,
     options: Options,
 }
 
@@ -88,7 +88,7 @@ impl Cluster {
         );
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-        let mut this = Self { directory, keys, port, etcd, server: None, controllers: None, options };
+        let mut this = Self { directory, keys, port, etcd, server: None, controllers: Vec::new(), options };
         this.start_server();
         this.create("/api/v1/namespaces", &json!({"metadata": {"name": NAMESPACE}}));
         this
@@ -129,6 +129,13 @@ impl Cluster {
             ("service-account-key-file", file("accounts.pub")),
             ("service-account-signing-key-file", file("accounts.key")),
             ("token-auth-file", file("tokens.csv")),
+            ("requestheader-client-ca-file", file("front-ca.crt")),
+            ("requestheader-allowed-names", "front-proxy-client".to_owned()),
+            ("requestheader-username-headers", "X-Remote-User".to_owned()),
+            ("requestheader-group-headers", "X-Remote-Group".to_owned()),
+            ("requestheader-extra-headers-prefix", "X-Remote-Extra-".to_owned()),
+            ("proxy-client-cert-file", file("front.crt")),
+            ("proxy-client-key-file", file("front.key")),
         ] {
             command.arg(format!("--{flag}={value}"));
         }
@@ -149,6 +156,54 @@ impl Cluster {
     pub fn stop_server(&mut self) {
         end(self.server.as_mut().expect("it runs"));
         self.server = None;
+    }
+
+    /// Starts the controllers of Deployments, ReplicaSets and HorizontalPodAutoscalers; the last look every second, and not every
+    /// fifteen as they do by default.
+    ///
+    /// # Panics
+    /// When the program is not there.
+    pub fn start_controllers(&mut self) {
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+        let config = self.kubeconfig();
+        let mut command = Command::new(program("PODMETER_KUBE_CONTROLLER_MANAGER"));
+        command.args(["--leader-elect=false", "--bind-address=127.0.0.1"]);
+        command.arg("--horizontal-pod-autoscaler-sync-period=1s");
+        command.arg(
+            "--controllers=horizontal-pod-autoscaler-controller,deployment-controller,replicaset-controller",
+        );
+        command.arg(format!("--secure-port={port}")).arg(format!("--kubeconfig={config}"));
+        for flag in ["cert-dir", "flex-volume-plugin-dir"] {
+            command.arg(format!("--{flag}={}", self.directory.path().display()));
+        }
+        self.controllers.push(spawn(&self.directory, &mut command, "kube-controller-manager"));
+    }
+
+    /// The path of an administrator's configuration.
+    fn kubeconfig(&self) -> String {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {
+                "server": format!("https://127.0.0.1:{}", self.port), "certificate-authority": self.authority()}}],
+            "users": [{"name": "u", "user": {"token": self.keys.administrator}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
+        });
+        self.directory.file("admin.json", config.to_string())
+    }
+
+    /// Runs kubectl as the administrator: whether it ended well, and what it printed.
+    ///
+    /// # Panics
+    /// When the program is not there.
+    pub fn kubectl(&self, arguments: &[&str]) -> (bool, String) {
+        let mut command = Command::new(program("PODMETER_KUBECTL"));
+        command.arg(format!("--kubeconfig={}", self.kubeconfig()));
+        // It keeps what it discovers.
+        command.arg(format!("--cache-dir={}/kubectl", self.directory.path().display()));
+        let output = command.args(arguments).output().expect("kubectl");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
     }
 
     fn log(&self, name: &str) -> String {
@@ -178,6 +233,39 @@ impl Cluster {
     pub fn certificate(&self, name: &str) -> [PathBuf; 2] {
         self.keys.server(self.directory.path(), name);
         ["crt", "key"].map(|kind| self.directory.path().join(format!("{name}.{kind}")))
+    }
+
+    /// Makes a certificate for a client, by the authority for users (`ca`) or that for front proxies (`front-ca`): it, and its key.
+    ///
+    /// # Panics
+    /// Without openssl.
+    pub fn client_certificate(&self, authority: &str, name: &str, subject: &str) -> [PathBuf; 2] {
+        keys::client(self.directory.path(), authority, name, subject);
+        ["crt", "key"].map(|kind| self.directory.path().join(format!("{name}.{kind}")))
+    }
+
+    /// What is at a path, in a form that a client prefers.
+    ///
+    /// # Panics
+    /// When it is no JSON, or an error.
+    pub fn ask_for(&self, path: &str, accept: &str) -> Value {
+        let authorization = format!("Authorization: Bearer {}", self.keys.administrator);
+        let mut command = Command::new("curl");
+        command.args([
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--max-time",
+            "20",
+            "--noproxy",
+            "*",
+            "--cacert",
+        ]);
+        command.arg(self.authority());
+        command.args(["--header", &authorization, "--header", &format!("Accept: {accept}")]);
+        let output = command.arg(format!("https://127.0.0.1:{}{path}", self.port)).output().expect("curl");
+        assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
     /// Asks the API server as its administrator: the status code, and the answer.
@@ -312,10 +400,10 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("the API server's last words:\n{}", self.log("kube-apiserver"));
+            println!("the controllers' last words:\n{}", self.log("kube-controller-manager"));
         }
         // The server wants its etcd when it ends in good order; nobody needs that here.
-        let controllers = self.controllers.iter_mut().flat_map(|controllers| &mut controllers.0);
-        for child in controllers.chain(&mut self.server).chain([&mut self.etcd]) {
+        for child in self.controllers.iter_mut().chain(&mut self.server).chain([&mut self.etcd]) {
             _ = child.kill();
             _ = child.wait();
         }

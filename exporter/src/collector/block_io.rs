@@ -42,7 +42,7 @@ static WRITE_BYTES: Metric = Metric::container(
     &["device"],
     "Bytes written to the device.",
 );
-static LATENCY: Metric = Metric::container(
+pub(crate) static LATENCY: Metric = Metric::container(
     "container_fs_io_latency_seconds",
     Kind::Histogram,
     &["device", "operation"],

@@ -25,25 +25,25 @@ use crate::{
     walker::Walker,
 };
 
-static USAGE: Metric = Metric::container(
+pub(crate) static USAGE: Metric = Metric::container(
     "container_cpu_usage_seconds_total",
     Kind::Counter,
     &["cpu"],
     "CPU time consumed. Starts from the kernel's own account and grows by scheduler events; id=\"/\" is the whole node.",
 );
-static WAIT: Metric = Metric::container(
+pub(crate) static WAIT: Metric = Metric::container(
     "container_cpu_run_queue_latency_seconds",
     Kind::Histogram,
     &[],
     "How long tasks waited in a run queue before they got a CPU.",
 );
-static PERIODS: Metric = Metric::container(
+pub(crate) static PERIODS: Metric = Metric::container(
     "container_cpu_cfs_periods_total",
     Kind::Counter,
     &[],
     "Enforcement periods that passed. Only where there is a CPU quota.",
 );
-static THROTTLED_PERIODS: Metric = Metric::container(
+pub(crate) static THROTTLED_PERIODS: Metric = Metric::container(
     "container_cpu_cfs_throttled_periods_total",
     Kind::Counter,
     &[],

@@ -12,6 +12,7 @@ use exporter_ebpf::http::{
     route::{Route, Text},
 };
 
+pub(crate) use self::coverage::UNPARSED;
 use self::{
     coverage::Accounts,
     sides::{SIDES, Side},
@@ -42,6 +43,11 @@ pub static METRICS: &[&Metric] = &[
     &coverage::PARSED,
     &coverage::UNPARSED,
 ];
+
+/// The metrics of requests that a container served: how long they took, and how many are outstanding.
+pub(crate) fn served() -> [&'static Metric; 2] {
+    [SIDES[0].duration, SIDES[0].active]
+}
 
 /// Upper bounds of the duration buckets, ns: those of OpenTelemetry's semantic conventions, 5 ms to 10 s.
 pub const DURATION_BOUNDS: [u64; 14] = [

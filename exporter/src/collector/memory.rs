@@ -28,7 +28,7 @@ static USAGE: Metric = Metric::container(
     &[],
     "Memory charged, whenever it was last used.",
 );
-static WORKING_SET: Metric = Metric::container(
+pub(crate) static WORKING_SET: Metric = Metric::container(
     "container_memory_working_set_bytes",
     Kind::Gauge,
     &[],

@@ -11,7 +11,7 @@ use crate::{
     walker::Walker,
 };
 
-static CPU_WAITING: Metric = Metric::container(
+pub(crate) static CPU_WAITING: Metric = Metric::container(
     "container_pressure_cpu_waiting_seconds_total",
     Kind::Counter,
     &[],
@@ -23,7 +23,7 @@ static CPU_STALLED: Metric = Metric::container(
     &[],
     "Time in which every task waited for a CPU.",
 );
-static MEMORY_WAITING: Metric = Metric::container(
+pub(crate) static MEMORY_WAITING: Metric = Metric::container(
     "container_pressure_memory_waiting_seconds_total",
     Kind::Counter,
     &[],
@@ -35,7 +35,7 @@ static MEMORY_STALLED: Metric = Metric::container(
     &[],
     "Time in which every task waited for memory.",
 );
-static IO_WAITING: Metric = Metric::container(
+pub(crate) static IO_WAITING: Metric = Metric::container(
     "container_pressure_io_waiting_seconds_total",
     Kind::Counter,
     &[],

@@ -13,6 +13,7 @@ use std::{
 use axum::body::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use hyper::body::{Body, Frame};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::encode::Exposition;
 
@@ -34,12 +35,14 @@ pub(super) struct Exposed {
     /// Level 1: an exposition repeats itself so much that the effort of higher levels gains little.
     gzip: Option<GzEncoder<Vec<u8>>>,
     series: Series,
+    /// The right to a scrape, because the snapshot is in memory until it is sent.
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Exposed {
-    pub(super) fn new(exposition: Exposition, gzip: bool) -> Self {
+    pub(super) fn new(exposition: Exposition, gzip: bool, permit: OwnedSemaphorePermit) -> Self {
         let gzip = gzip.then(|| GzEncoder::new(Vec::new(), Compression::new(1)));
-        Self { exposition, gzip, series: Series::default() }
+        Self { exposition, gzip, series: Series::default(), _permit: permit }
     }
 
     /// The number of series, as it grows.

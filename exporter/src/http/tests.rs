@@ -40,6 +40,10 @@ impl<G: Fn() -> Snapshot + Send + Sync + 'static> Source for Fake<G> {
         (self.gather)()
     }
 
+    fn frame(&self) -> Frame {
+        Frame::default()
+    }
+
     fn live(&self) -> Result<(), String> {
         if self.well { Ok(()) } else { Err("no work for 60 s".to_owned()) }
     }
@@ -74,6 +78,7 @@ impl Server {
             listener,
             Guard::default(),
             Arc::new(Fake { gather, well }),
+            Duration::from_secs(1),
             shutdown,
         ));
         Self { address, stop, task }

@@ -20,6 +20,9 @@ use tokio_rustls::{
 };
 use tracing::{info, warn};
 
+/// As a client names it when it shakes hands.
+pub(crate) const HTTP2: &[u8] = b"h2";
+
 /// The certificate that is served, and the files that it is from.
 #[derive(Debug)]
 pub struct Tls {
@@ -36,9 +39,9 @@ struct Current {
 }
 
 /// What changes when a file is written or replaced: when it was, its number, its size.
-type Stamp = Option<(i64, i64, u64, u64)>;
+pub(crate) type Stamp = Option<(i64, i64, u64, u64)>;
 
-fn stamp(path: &Path) -> Stamp {
+pub(crate) fn stamp(path: &Path) -> Stamp {
     // Through symbolic links: the kubelet swaps one to replace all the files of a secret.
     let file = fs::metadata(path).ok()?;
     Some((file.mtime(), file.mtime_nsec(), file.ino(), file.len()))
@@ -87,10 +90,11 @@ fn read(certificate: &Path, key: &Path) -> anyhow::Result<Arc<ServerConfig>> {
         .with_context(|| format!("cannot read certificates from {}", certificate.display()))?;
     let private = PrivateKeyDer::from_pem_file(key)
         .with_context(|| format!("cannot read a private key from {}", key.display()))?;
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, private)
         .with_context(|| format!("{} and {} do not fit", certificate.display(), key.display()))?;
+    config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

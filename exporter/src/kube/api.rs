@@ -203,7 +203,7 @@ impl Watch<'_> {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
-        let client = Way::to_api(self.config)?.client(SILENCE)?;
+        let client = Way::to_api(&self.config.api)?.client(SILENCE)?;
         self.client = Some(client.clone());
         Ok(client)
     }

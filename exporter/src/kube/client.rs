@@ -3,7 +3,12 @@
 //! kube's own way there reads every kind of kubeconfig, and brings megabytes of code for it. In a pod there are an address, an
 //! authority and a token, which is read for every request: the kubelet replaces it before it expires.
 
-use std::{env, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use axum::http::{HeaderValue, Request, Uri, header::AUTHORIZATION};
@@ -29,7 +34,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// Where someone is, whom to trust that it is they, and how they know us.
 #[derive(Clone, Debug)]
-pub(super) struct Way {
+pub(crate) struct Way {
     url: String,
     /// The certificates of authorities; none where anyone will do.
     authorities: Option<PathBuf>,
@@ -38,7 +43,7 @@ pub(super) struct Way {
 
 impl Way {
     /// To the API server: as the user says, or else as the cluster says to its pods.
-    pub(super) fn to_api(config: &config::Kube) -> anyhow::Result<Self> {
+    pub(crate) fn to_api(config: &config::Api) -> anyhow::Result<Self> {
         let account = |name: &str| PathBuf::from(ACCOUNT).join(name);
         let url = match &config.api_server {
             Some(url) => url.clone(),
@@ -62,17 +67,17 @@ impl Way {
     /// To the kubelet, as who we are to the API server: the kubelet asks that one who we are.
     pub(super) fn to_kubelet(config: &config::Kube) -> Self {
         let account = |name: &str| PathBuf::from(ACCOUNT).join(name);
-        let authorities = config.kubelet_ca.clone().or_else(|| config.api_ca.clone());
+        let authorities = config.kubelet_ca.clone().or_else(|| config.api.api_ca.clone());
         let authorities = authorities.unwrap_or_else(|| account("ca.crt"));
         Self {
             url: config.kubelet_url.clone(),
             authorities: (!config.kubelet_insecure).then_some(authorities),
-            token: config.api_token_file.clone().unwrap_or_else(|| account("token")),
+            token: config.api.api_token_file.clone().unwrap_or_else(|| account("token")),
         }
     }
 
     /// A client, which gives up when it hears nothing for so long.
-    pub(super) fn client(&self, silence: Duration) -> anyhow::Result<Client> {
+    pub(crate) fn client(&self, silence: Duration) -> anyhow::Result<Client> {
         let url: Uri = self.url.parse().with_context(|| format!("{} is no URL", self.url))?;
         let mut http = HttpConnector::new();
         http.set_connect_timeout(Some(CONNECT));
@@ -108,10 +113,14 @@ impl Way {
             return Ok(anyone.with_no_client_auth());
         };
         let mut roots = RootCertStore::empty();
-        let certificates = CertificateDer::pem_file_iter(file)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .with_context(|| format!("cannot read certificates from {}", file.display()))?;
-        roots.add_parsable_certificates(certificates);
+        roots.add_parsable_certificates(authorities(file)?);
         Ok(builder.with_root_certificates(roots).with_no_client_auth())
     }
+}
+
+/// The certificates in a file.
+pub(crate) fn authorities(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect)
+        .with_context(|| format!("cannot read certificates from {}", file.display()))
 }

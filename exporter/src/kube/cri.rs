@@ -32,6 +32,8 @@ const SOCKETS: [&str; 6] = [
     "/run/cri-dockerd.sock",
 ];
 const PATIENCE: Duration = Duration::from_secs(10);
+/// `CONTAINER_RUNNING`.
+const RUNNING: i32 = 1;
 
 /// The messages of CRI v1 that are needed, and of them the fields that are.
 mod message {
@@ -83,6 +85,9 @@ mod message {
         pub(super) metadata: Option<ContainerMetadata>,
         #[prost(message, optional, tag = "4")]
         pub(super) image: Option<Image>,
+        /// 1 is running.
+        #[prost(int32, tag = "6")]
+        pub(super) state: i32,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -217,12 +222,16 @@ fn pods(Lists { sandboxes, containers, images }: Lists) -> Vec<Pod> {
         let image = names.get(&*image).map_or(image.clone(), |name| (*name).to_owned());
         // Of a container that has run before, the runtime keeps the last run or two.
         match pod.containers.iter_mut().find(|known| known.name == name) {
-            Some(known) => known.ids.push(container.id),
+            Some(known) => {
+                known.ids.push(container.id);
+                known.is_running |= container.state == RUNNING;
+            }
             None => {
                 pod.containers.push(Container {
                     name,
                     image,
                     ids: vec![container.id],
+                    is_running: container.state == RUNNING,
                     ..Container::default()
                 });
             }
@@ -254,6 +263,7 @@ mod tests {
             sandbox: sandbox.to_owned(),
             metadata: Some(ContainerMetadata { name: name.to_owned() }),
             image: Some(Image { image: image.to_owned() }),
+            state: i32::from(id == "b"),
         };
         let pods = pods(Lists {
             sandboxes: vec![sandbox("s1", "u1"), sandbox("s2", "u1"), sandbox("s3", "u2")],
@@ -269,6 +279,7 @@ mod tests {
         assert_eq!((&*pods[0].cgroup_uid, &*pods[0].namespace, pods[0].sandboxes.len()), ("u1", "shop", 2));
         assert_eq!(pods[0].container("b").map(|app| (&*app.name, &*app.image)), Some(("app", "app:1")));
         assert_eq!(pods[0].container("a"), pods[0].container("b"), "two runs of one container");
+        assert!(pods[0].containers[0].is_running && !pods[1].containers[0].is_running);
         assert_eq!(pods[1].containers[0].image, "sha256:2", "without a name");
     }
 }

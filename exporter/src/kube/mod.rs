@@ -4,7 +4,7 @@
 
 mod api;
 mod asked;
-mod client;
+pub(crate) mod client;
 mod cri;
 mod kubelet;
 pub mod pod;
@@ -12,6 +12,7 @@ pub mod pods;
 pub mod quantity;
 pub mod review;
 mod trust;
+pub(crate) mod watch;
 
 use std::{env, fs, path::Path, sync::Arc};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::quantity;
 
@@ -17,6 +17,8 @@ pub struct Container {
     pub ids: Vec<String>,
     /// What it is to the pod.
     pub kind: ContainerKind,
+    /// Whether it runs now, as far as the source has heard.
+    pub is_running: bool,
     /// What the scheduler reserves for it.
     pub requests: Resources,
     /// What it may use at most.
@@ -161,11 +163,14 @@ struct ContainerStatus {
     #[serde(default, rename = "containerID")]
     container_id: String,
     #[serde(default)]
+    state: State,
+    #[serde(default)]
     last_state: State,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 struct State {
+    running: Option<IgnoredAny>,
     terminated: Option<Terminated>,
 }
 
@@ -232,6 +237,7 @@ fn container(spec: ContainerSpec, status: Option<&ContainerStatus>, kind: Contai
         ids: ids.filter(|id| !id.is_empty()).collect(),
         image: image.unwrap_or(spec.image),
         kind: if is_sidecar { ContainerKind::Sidecar } else { kind },
+        is_running: status.is_some_and(|status| status.state.running.is_some()),
         requests: resources(&spec.resources.requests),
         limits: resources(&spec.resources.limits),
         name: spec.name,

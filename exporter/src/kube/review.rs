@@ -1,15 +1,16 @@
 //! Asks the API server who has a token, and whether they may read the metrics.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, anyhow};
 use kube::{Client, Error, api::PostParams, core::Request};
+use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{debug, warn};
 
 use super::client::Way;
@@ -46,12 +47,38 @@ pub enum Verdict {
     Undecided,
 }
 
+/// Who has a token, as the API server says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default)]
+pub struct User {
+    /// The name.
+    #[serde(rename = "username")]
+    pub name: String,
+    /// What tells this user from another of the same name.
+    pub uid: String,
+    /// The groups.
+    pub groups: Vec<String>,
+    /// What else whoever vouches for the user says.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+/// Asks the API server, every time.
+pub struct Questions {
+    api: config::Api,
+    client: Mutex<Option<Client>>,
+    asked: Semaphore,
+}
+
 /// Asks, and remembers.
 pub struct Reviewer {
-    config: config::Kube,
-    client: Mutex<Option<Client>>,
+    questions: Questions,
     answers: Mutex<HashMap<String, (Instant, Verdict)>>,
-    asked: Semaphore,
+}
+
+impl std::fmt::Debug for Questions {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Questions").finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Reviewer {
@@ -67,9 +94,7 @@ impl Reviewer {
     /// # Errors
     /// When nothing tells where the API server is.
     pub fn new(config: config::Kube) -> anyhow::Result<Self> {
-        Way::to_api(&config)?;
-        let (client, answers) = (Mutex::default(), Mutex::default());
-        Ok(Self { config, client, answers, asked: Semaphore::new(ASKED) })
+        Ok(Self { questions: Questions::new(config.api, ASKED)?, answers: Mutex::default() })
     }
 
     /// What becomes of a token.
@@ -83,7 +108,7 @@ impl Reviewer {
         if let Some(verdict) = known([YES, NO]) {
             return verdict;
         }
-        let Ok(_permit) = self.asked.acquire().await else { return Verdict::Undecided };
+        let Ok(_permit) = self.questions.asked.acquire().await else { return Verdict::Undecided };
         // Another may have asked the same meanwhile.
         if let Some(verdict) = known([YES, NO]) {
             return verdict;
@@ -95,7 +120,6 @@ impl Reviewer {
                 verdict
             }
             Err(error) => {
-                *lock(&self.client) = None;
                 let is_refusal = matches!(error.downcast_ref(), Some(Error::Api(_)));
                 if let Some(Verdict::Allowed) = known([ALONE, NO]).filter(|_| !is_refusal) {
                     debug!("letting in whom the API server let in before: {error:#}");
@@ -120,26 +144,59 @@ impl Reviewer {
     }
 
     async fn ask(&self, token: &str) -> anyhow::Result<Verdict> {
+        let Some(user) = self.questions.who(token).await? else { return Ok(Verdict::Unknown) };
+        let attributes = json!({"nonResourceAttributes": {"path": "/metrics", "verb": "get"}});
+        if self.questions.may(&user, attributes).await? {
+            return Ok(Verdict::Allowed);
+        }
+        let is_nameless = user.name.is_empty();
+        Ok(Verdict::Denied(if is_nameless { "a user without a name".to_owned() } else { user.name }))
+    }
+}
+
+impl Questions {
+    /// So many at a time.
+    ///
+    /// # Errors
+    /// When nothing tells where the API server is.
+    pub fn new(api: config::Api, at_once: usize) -> anyhow::Result<Self> {
+        Way::to_api(&api)?;
+        Ok(Self { api, client: Mutex::default(), asked: Semaphore::new(at_once) })
+    }
+
+    /// The right to ask, which is waited for.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.asked.acquire().await.ok()
+    }
+
+    /// Whose a token is; nobody's if the API server does not know it.
+    ///
+    /// # Errors
+    /// When the API server does not say.
+    pub async fn who(&self, token: &str) -> anyhow::Result<Option<User>> {
         let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
         let review = self.post(TOKEN_REVIEWS, &review).await?;
         let status = &review["status"];
         if status["authenticated"] != true {
-            return Ok(Verdict::Unknown);
+            return Ok(None);
         }
-        let user = &status["user"];
-        let review = json!({
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SubjectAccessReview",
-            "spec": {
-                "user": user["username"], "uid": user["uid"], "groups": user["groups"], "extra": user["extra"],
-                "nonResourceAttributes": {"path": "/metrics", "verb": "get"},
-            },
-        });
+        Ok(Some(User::deserialize(&status["user"])?))
+    }
+
+    /// Whether a user may do what the attributes say.
+    ///
+    /// # Errors
+    /// When the API server does not say.
+    pub async fn may(&self, user: &User, attributes: Value) -> anyhow::Result<bool> {
+        let mut spec = attributes;
+        spec["user"] = json!(user.name);
+        spec["uid"] = json!(user.uid);
+        spec["groups"] = json!(user.groups);
+        spec["extra"] = json!(user.extra);
+        let review =
+            json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec});
         let review = self.post(ACCESS_REVIEWS, &review).await?;
-        Ok(match review["status"]["allowed"] {
-            Value::Bool(true) => Verdict::Allowed,
-            _ => Verdict::Denied(user["username"].as_str().unwrap_or("a user without a name").to_owned()),
-        })
+        Ok(review["status"]["allowed"] == true)
     }
 
     async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
@@ -147,17 +204,20 @@ impl Reviewer {
         let client = match known {
             Some(client) => client,
             None => {
-                let client = Way::to_api(&self.config)?.client(PATIENCE)?;
+                let client = Way::to_api(&self.api)?.client(PATIENCE)?;
                 *lock(&self.client) = Some(client.clone());
                 client
             }
         };
         let request = Request::new(path).create(&PostParams::default(), serde_json::to_vec(body)?)?;
         let answer = client.request(request).await;
+        if answer.is_err() {
+            // The next one reads again whom to trust.
+            *lock(&self.client) = None;
+        }
         Ok(match &answer {
-            Err(Error::Api(status)) if status.code == 403 => answer.with_context(|| {
-                format!("a ClusterRole of the agent's service account lacks the rules {RULES}")
-            })?,
+            Err(Error::Api(status)) if status.code == 403 => answer
+                .with_context(|| format!("a ClusterRole of our service account lacks the rules {RULES}"))?,
             _ => answer?,
         })
     }

@@ -16,34 +16,34 @@ use podmeter_tests::{
 use serde_json::{Value, json};
 
 /// The node's name.
-pub(super) const NODE: &str = "node-1";
+pub(crate) const NODE: &str = "node-1";
 const ACCOUNT: &str = "podmeter";
 const ROLE: &str = "podmeter-pods";
 /// The path of the namespace's pods.
 const PODS: &str = "/api/v1/namespaces/shop/pods";
 
 /// The node, and its cluster.
-pub(super) struct Node {
-    pub(super) cluster: Cluster,
+pub(crate) struct Node {
+    pub(crate) cluster: Cluster,
     /// What the kubelet mounts into a pod: the token, and whom to trust.
     secrets: TempDir,
 }
 
 /// A pod that the API knows, and that has a cgroup.
-pub(super) struct Pod {
-    pub(super) name: String,
+pub(crate) struct Pod {
+    pub(crate) name: String,
     /// Its own cgroup.
-    pub(super) cgroup: Cgroup,
+    pub(crate) cgroup: Cgroup,
 }
 
 /// 64 hex digits that nobody else has.
-pub(super) fn container_id() -> String {
+pub(crate) fn container_id() -> String {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     format!("{:032x}{:032x}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A container's part of a pod's status.
-pub(super) fn status(name: &str, id: &str, before: Option<&str>) -> Value {
+pub(crate) fn status(name: &str, id: &str, before: Option<&str>) -> Value {
     let url = |id: &str| format!("containerd://{id}");
     let last = before.map_or(json!({}), |id| json!({"terminated": {"exitCode": 1, "containerID": url(id)}}));
     json!({
@@ -53,18 +53,18 @@ pub(super) fn status(name: &str, id: &str, before: Option<&str>) -> Value {
 }
 
 /// The image of a container of this name.
-pub(super) fn image(container: &str) -> String {
+pub(crate) fn image(container: &str) -> String {
     format!("registry.test/{container}:1")
 }
 
 impl Node {
     /// A cluster with a node, and an account for the agent that may do nothing yet.
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::of(Cluster::start())
     }
 
     /// As [`Self::start`], of this cluster.
-    pub(super) fn of(cluster: Cluster) -> Self {
+    pub(crate) fn of(cluster: Cluster) -> Self {
         let secrets = TempDir::new("account");
         fs::copy(cluster.authority(), secrets.path().join("ca.crt")).expect("a certificate");
         secrets.file("namespace", NAMESPACE);
@@ -74,20 +74,20 @@ impl Node {
     }
 
     /// Lets the agent's account watch pods: what the shipped role has for that.
-    pub(super) fn grant(&self) {
+    pub(crate) fn grant(&self) {
         let rules = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]);
         self.cluster.grant(ACCOUNT, ROLE, &rules);
     }
 
     /// Replaces the token, as the kubelet does before it expires.
-    pub(super) fn give_token(&self, token: &str) {
+    pub(crate) fn give_token(&self, token: &str) {
         self.secrets.file("new", token);
         let path = |name: &str| self.secrets.path().join(name);
         fs::rename(path("new"), path("token")).expect("the same directory");
     }
 
     /// Starts the agent where a pod's process finds its account.
-    pub(super) fn agent(&self, flags: &[&str]) -> Agent {
+    pub(crate) fn agent(&self, flags: &[&str]) -> Agent {
         const ENTER: &str = "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io && \
                              ln -s \"$0\" /run/secrets/kubernetes.io/serviceaccount && exec \"$@\"";
         let mut command = Command::new("unshare");
@@ -98,17 +98,17 @@ impl Node {
     }
 
     /// Makes a pod of this node with these containers; its cgroup, for those of the containers.
-    pub(super) fn pod(&self, name: &str, containers: &[&str]) -> Pod {
+    pub(crate) fn pod(&self, name: &str, containers: &[&str]) -> Pod {
         self.pod_of(name, &json!({"nodeName": NODE, "containers": specs(containers)}), &json!({}))
     }
 
     /// Makes a pod as it is given.
-    pub(super) fn pod_of(&self, name: &str, spec: &Value, annotations: &Value) -> Pod {
+    pub(crate) fn pod_of(&self, name: &str, spec: &Value, annotations: &Value) -> Pod {
         self.pod_with(&json!({"name": name, "annotations": annotations}), spec)
     }
 
     /// Makes a pod with metadata of its own.
-    pub(super) fn pod_with(&self, metadata: &Value, spec: &Value) -> Pod {
+    pub(crate) fn pod_with(&self, metadata: &Value, spec: &Value) -> Pod {
         let (name, annotations) = (metadata["name"].as_str().expect("a name"), &metadata["annotations"]);
         let object = json!({"metadata": metadata, "spec": spec});
         let made = self.cluster.create(PODS, &object);
@@ -119,29 +119,29 @@ impl Node {
     }
 
     /// Tells the API of a pod's containers, as its kubelet would.
-    pub(super) fn tell(&self, pod: &Pod, statuses: &Value) {
+    pub(crate) fn tell(&self, pod: &Pod, statuses: &Value) {
         let mut status = statuses.clone();
         status["phase"] = json!("Running");
         self.cluster.patch(&format!("{PODS}/{}/status", pod.name), &json!({"status": status}));
     }
 
     /// Deletes a pod from the API.
-    pub(super) fn delete(&self, pod: &str) {
+    pub(crate) fn delete(&self, pod: &str) {
         self.cluster.delete(&format!("{PODS}/{pod}"));
     }
 
     /// The account of the agent.
-    pub(super) fn account(&self) -> &'static str {
+    pub(crate) fn account(&self) -> &'static str {
         ACCOUNT
     }
 
     /// A certificate for the agent, and its key.
-    pub(super) fn certificate(&self) -> [PathBuf; 2] {
+    pub(crate) fn certificate(&self) -> [PathBuf; 2] {
         self.cluster.certificate("agent")
     }
 }
 
 /// What a pod says of its containers.
-pub(super) fn specs(names: &[&str]) -> Value {
+pub(crate) fn specs(names: &[&str]) -> Value {
     names.iter().map(|name| json!({"name": name, "image": image(name)})).collect()
 }

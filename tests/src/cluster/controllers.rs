@@ -1,18 +1,11 @@
 //! The real controller manager and scheduler: who makes pods of Deployments and DaemonSets, and finds nodes for them.
 
-use std::{
-    net::TcpListener,
-    process::{Child, Command},
-};
+use std::{net::TcpListener, process::Command};
 
 use serde_json::json;
 
 use super::{Cluster, Options, program, spawn};
 use crate::wait;
-
-/// Both, for as long as the cluster lives.
-#[derive(Debug)]
-pub(super) struct Controllers(pub(super) [Child; 2]);
 
 impl Cluster {
     /// Starts a whole control plane: what is wanted becomes pods, each has an account's token, and each gets a node.
@@ -49,7 +42,7 @@ impl Cluster {
             ],
         );
         let scheduler = start("PODMETER_KUBE_SCHEDULER", "kube-scheduler", &[]);
-        this.controllers = Some(Controllers([manager, scheduler]));
+        this.controllers = vec![manager, scheduler];
         let account = "/api/v1/namespaces/default/serviceaccounts/default";
         let works = wait::perhaps(|| (this.get(account).0 == 200).then_some(()));
         assert!(works.is_some(), "{}", this.log("kube-controller-manager"));

@@ -19,6 +19,12 @@ impl Keys {
             path,
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -batch -subj /CN=test-ca -keyout ca.key -out ca.crt -addext keyUsage=critical,keyCertSign,digitalSignature",
         );
+        // Another one, which vouches for the API server as a front proxy.
+        openssl(
+            path,
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -batch -subj /CN=test-front-ca -keyout front-ca.key -out front-ca.crt -addext keyUsage=critical,keyCertSign,digitalSignature",
+        );
+        client(path, "front-ca", "front", "/CN=front-proxy-client");
         openssl(path, "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out accounts.key");
         openssl(path, "pkey -in accounts.key -pubout -out accounts.pub");
         let administrator =
@@ -31,7 +37,7 @@ impl Keys {
 
     /// A certificate for a server on loopback, from the authority.
     pub(super) fn server(&self, path: &Path, name: &str) {
-        let names = "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:kubernetes.default.svc";
+        let names = "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:kubernetes.default.svc,DNS:podmeter-adapter.shop.svc";
         let request = format!(
             "req -x509 -CA ca.crt -CAkey ca.key -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -batch -subj /CN={name} -keyout {name}.key -out {name}.crt -addext basicConstraints=critical,CA:FALSE -addext extendedKeyUsage=serverAuth -addext {names}"
         );
@@ -43,11 +49,16 @@ impl Keys {
 impl Keys {
     /// A certificate for the kubelet of a node, as a client.
     pub(super) fn node(&self, path: &Path, node: &str) {
-        let request = format!(
-            "req -x509 -CA ca.crt -CAkey ca.key -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -batch -subj /O=system:nodes/CN=system:node:{node} -keyout node.key -out node.crt -addext basicConstraints=critical,CA:FALSE -addext extendedKeyUsage=clientAuth"
-        );
-        openssl(path, &request);
+        client(path, "ca", "node", &format!("/O=system:nodes/CN=system:node:{node}"));
     }
+}
+
+/// A certificate for a client, from an authority.
+pub(super) fn client(path: &Path, authority: &str, name: &str, subject: &str) {
+    let request = format!(
+        "req -x509 -CA {authority}.crt -CAkey {authority}.key -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -batch -subj {subject} -keyout {name}.key -out {name}.crt -addext basicConstraints=critical,CA:FALSE -addext extendedKeyUsage=clientAuth"
+    );
+    openssl(path, &request);
 }
 
 fn openssl(directory: &Path, line: &str) {

@@ -15,8 +15,17 @@ const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2" };
 const SECONDS: u32 = 10;
 
 /// Every target in fuzz/, each from its seeds.
-const TARGETS: [&str; 7] =
-    ["normaliser", "patterns", "head", "framing", "cgroup_path", "btf", "cgroup_files"];
+const TARGETS: [&str; 9] = [
+    "normaliser",
+    "patterns",
+    "head",
+    "framing",
+    "cgroup_path",
+    "btf",
+    "cgroup_files",
+    "adapter_request",
+    "stream_update",
+];
 
 /// Runs them one after the other; an input that fails is in target/fuzz/artifacts, and what printed it says how to try it again.
 pub(super) fn targets() -> Result<()> {

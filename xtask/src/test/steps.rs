@@ -66,6 +66,9 @@ const CONTROLLERS: Module =
 /// Finds nodes for them.
 const SCHEDULER: Module = kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler");
 
+/// Shows what pods and nodes use.
+const KUBECTL: Module = kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl");
+
 /// A program of Kubernetes. The tags are those of its makers; without the flags it is of no version.
 const fn kubernetes(name: &'static str, package: &'static str) -> Module {
     Module {
@@ -90,13 +93,14 @@ const ETCD: Module = Module {
 };
 
 /// What the live tests find by a variable.
-pub(super) const BUILT: [(&str, &Module); 6] = [
+pub(super) const BUILT: [(&str, &Module); 7] = [
     ("PODMETER_PROMETHEUS", &PROMETHEUS),
     ("PODMETER_ETCD", &ETCD),
     ("PODMETER_KUBE_APISERVER", &API_SERVER),
     ("PODMETER_KUBELET", &KUBELET),
     ("PODMETER_KUBE_CONTROLLER_MANAGER", &CONTROLLERS),
     ("PODMETER_KUBE_SCHEDULER", &SCHEDULER),
+    ("PODMETER_KUBECTL", &KUBECTL),
 ];
 
 /// Where the live tests are.

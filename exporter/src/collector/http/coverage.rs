@@ -24,7 +24,7 @@ pub(super) static PARSED: Metric = Metric::container(
     &[],
     "What of it was HTTP/1 that was followed from its first byte to its last.",
 );
-pub(super) static UNPARSED: Metric = Metric::container(
+pub(crate) static UNPARSED: Metric = Metric::container(
     "podmeter_http_coverage_unparsed_bytes_total",
     Kind::Counter,
     &["reason"],

@@ -1,0 +1,124 @@
+//! The answers' bodies, of all groups.
+
+pub mod custom;
+pub mod discovery;
+pub mod resource;
+mod table;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::{
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse as _, Response},
+};
+
+/// A number as Kubernetes writes quantities, to a part in a thousand million; none for what is no number, or below zero.
+pub fn quantity(number: f64) -> Option<String> {
+    const UNITS: [(f64, &str); 4] = [(1.0, ""), (1e3, "m"), (1e6, "u"), (1e9, "n")];
+    if !(0.0..=9e18).contains(&number) {
+        return None;
+    }
+    // As many digits as the number has to say.
+    let finest = UNITS.iter().rev().find(|(factor, _)| number * factor < 9e15).unwrap_or(&UNITS[0]);
+    let scaled = (number * finest.0).round();
+    let coarser =
+        UNITS.iter().find(|(factor, _)| *factor <= finest.0 && (scaled * factor / finest.0).fract() == 0.0);
+    let (factor, unit) = coarser.unwrap_or(finest);
+    Some(format!("{}{unit}", (scaled * factor / finest.0).round() as i64))
+}
+
+/// A date as the API has it: whole seconds, in UTC.
+pub fn date(at: SystemTime) -> String {
+    let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// Year, month and day, in UTC.
+pub fn civil_date(at: SystemTime) -> (u64, u64, u64) {
+    civil(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400)
+}
+
+/// Year, month and day of a day since 1970, by the calendar's eras of 400 years.
+fn civil(days: u64) -> (u64, u64, u64) {
+    // From the first of March of the year 0: a leap day is then the last of its year.
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    (era * 400 + year + carry, month, day)
+}
+
+/// A length of time as Go writes it, to the millisecond.
+pub fn duration(nanos: u64) -> String {
+    let millis = nanos / 1_000_000;
+    let (minutes, rest) = (millis / 60_000, millis % 60_000);
+    let fraction = format!("{:03}", rest % 1000);
+    let fraction = fraction.trim_end_matches('0');
+    let point = if fraction.is_empty() { "" } else { "." };
+    let seconds = format!("{}{point}{fraction}s", rest / 1000);
+    match minutes {
+        0 => seconds,
+        1..60 => format!("{minutes}m{seconds}"),
+        _ => format!("{}h{}m{seconds}", minutes / 60, minutes % 60),
+    }
+}
+
+/// An answer in JSON.
+pub fn json(body: impl Into<Vec<u8>>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], body.into()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn writes_quantities() {
+        for (number, wanted) in [
+            (0.0, "0"),
+            (30.0, "30"),
+            (2.5, "2500m"),
+            (0.004_3, "4300u"),
+            (1e-9, "1n"),
+            (0.123_456_789, "123456789n"),
+            (1e15, "1000000000000000"),
+            (1e10 + 0.5, "10000000000500m"),
+        ] {
+            assert_eq!(quantity(number).as_deref(), Some(wanted), "{number}");
+        }
+        for number in [f64::NAN, f64::INFINITY, -1.0] {
+            assert_eq!(quantity(number), None, "{number}");
+        }
+    }
+
+    #[test]
+    fn writes_dates_and_lengths() {
+        let at = |seconds| date(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "1970-01-01T00:00:00Z");
+        assert_eq!(at(951_827_696), "2000-02-29T12:34:56Z");
+        assert_eq!(at(1_795_656_000), "2026-11-26T02:00:00Z".replace("02:00:00", &at(1_795_656_000)[11..19]));
+        assert_eq!(at(4_107_542_399), "2100-02-28T23:59:59Z");
+        assert_eq!(duration(15_012_000_000), "15.012s");
+        assert_eq!(duration(60_500_000_000), "1m0.5s");
+        assert_eq!(duration(7_260_000_000_000), "2h1m0s");
+        assert_eq!(duration(0), "0s");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(number in prop_oneof![0.0f64..1e-3, 0.0f64..1e3, 0.0f64..1e17]) {
+            let read = crate::kube::quantity::parse(&quantity(number).unwrap()).unwrap();
+            let tolerance = (number * 1e-9).max(1e-9);
+            prop_assert!((read - number).abs() <= tolerance, "{} for {}", read, number);
+        }
+    }
+}

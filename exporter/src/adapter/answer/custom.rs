@@ -1,0 +1,164 @@
+//! `custom.metrics.k8s.io` and `external.metrics.k8s.io`: everything that is not CPU or memory.
+
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::{date, json as answer, quantity};
+use crate::adapter::{
+    ask::Ask,
+    metric::{self, Metric},
+    node::{About, Moment},
+    refusal::Refusal,
+    selector::Selector,
+    store::{Reading, Store},
+    total::Total,
+};
+
+/// An object that has pods, and the metric that is asked of it.
+pub struct Wanted<'a> {
+    /// The version of the API.
+    pub version: &'a str,
+    /// The metric.
+    pub metric: &'static Metric,
+    /// The namespace of the pods.
+    pub namespace: &'a str,
+}
+
+/// The object as the API refers to it.
+pub fn reference(api_version: &str, kind: &str, namespace: Option<&str>, name: &str) -> Value {
+    let mut object = json!({"kind": kind, "name": name, "apiVersion": api_version});
+    if let Some(namespace) = namespace {
+        object["namespace"] = namespace.into();
+    }
+    object
+}
+
+/// The metric of a name, which may be selected by route or not.
+///
+/// # Errors
+/// When there is none of that name, or none by the labels that are selected.
+pub fn find(name: &str, series: &Selector, of: &str) -> Result<&'static Metric, Refusal> {
+    let missing = || Refusal::no_metric(format!("the server could not find the metric {name} for {of}"));
+    let metric = metric::find(name).ok_or_else(missing)?;
+    if series.is_empty() || metric.by_route { Ok(metric) } else { Err(missing()) }
+}
+
+fn read(
+    store: &Store,
+    ask: &Ask,
+    namespace: Option<&str>,
+    wants: impl Fn(&About) -> bool,
+) -> Vec<Reading<Total>> {
+    let by_route = |route: &str| metric::wants(&ask.series, route);
+    store.pods(namespace, wants, |node, pod| {
+        let mut total = Total::default();
+        node.add(pod, &mut total, &by_route).then_some((total.nanos, total))
+    })
+}
+
+/// A metric of each pod.
+///
+/// # Errors
+/// When no pod has it: then whoever scales by it does nothing.
+pub fn pods(store: &Store, ask: &Ask, wanted: &Wanted<'_>, name: &str) -> Result<Response, Refusal> {
+    let wants = |about: &About| {
+        (name == "*" || about.name == name)
+            && ask.labels.matches(&about.labels)
+            && ask.fields.matches(&about.namespace, &about.name)
+    };
+    let readings = read(store, ask, Some(wanted.namespace), wants);
+    let items = readings.iter().filter_map(|reading| {
+        let value = quantity((wanted.metric.value)(&reading.used)?)?;
+        let about = &reading.about;
+        let object = reference("/v1", "Pod", Some(&about.namespace), &about.name);
+        Some(item(wanted, ask, object, &reading.moment, value))
+    });
+    list(wanted, items.collect(), "pods")
+}
+
+/// A metric of all pods of an object together: counts added up, and quantiles of all their requests.
+///
+/// # Errors
+/// When none of its pods has it.
+pub fn object(
+    store: &Store,
+    ask: &Ask,
+    wanted: &Wanted<'_>,
+    object: Value,
+    pods: impl Fn(&About) -> bool,
+) -> Result<Response, Refusal> {
+    let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+    let together = together(store, ask, wanted.namespace, pods);
+    let items = together.and_then(|(moment, total)| {
+        let value = quantity((wanted.metric.value)(&total)?)?;
+        Some(item(wanted, ask, object, &moment, value))
+    });
+    list(wanted, items.into_iter().collect(), &kind)
+}
+
+/// What pods used together, and the oldest moment that is a part of it.
+fn together(
+    store: &Store,
+    ask: &Ask,
+    namespace: &str,
+    pods: impl Fn(&About) -> bool,
+) -> Option<(Moment, Total)> {
+    let readings = read(store, ask, Some(namespace), pods);
+    let mut total = Total::default();
+    readings.iter().for_each(|reading| total.merge(&reading.used));
+    let date = readings.iter().map(|reading| reading.moment.date).min()?;
+    Some((Moment { date, nanos: total.nanos }, total))
+}
+
+/// A metric of all pods of a namespace that are selected, together.
+///
+/// # Errors
+/// When there is no such metric, or no pod has it.
+pub fn external(store: &Store, ask: &Ask, namespace: &str, name: &str) -> Result<Response, Refusal> {
+    // What is said of routes is not said of pods.
+    let (series, labels) = ask.labels.clone().split(|label| label == metric::ROUTE);
+    let metric = find(name, &series, "pods of this namespace")?;
+    let ask = Ask { series, labels, ..ask.clone() };
+    let found = together(store, &ask, namespace, |about| ask.labels.matches(&about.labels));
+    let value = found.and_then(|(moment, total)| Some((moment, quantity((metric.value)(&total)?)?)));
+    let (moment, value) = value.ok_or_else(|| {
+        Refusal::no_metric(format!(
+            "the server could not find the metric {name} for pods of {namespace} with this selector"
+        ))
+    })?;
+    let body = json!({
+        "kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1", "metadata": {},
+        "items": [{
+            "metricName": name, "metricLabels": {}, "timestamp": date(moment.date),
+            "window": moment.nanos / 1_000_000_000, "value": value,
+        }],
+    });
+    Ok(answer(body.to_string()))
+}
+
+fn item(wanted: &Wanted<'_>, ask: &Ask, object: Value, moment: &Moment, value: String) -> Value {
+    let (name, selector) = (wanted.metric.name, ask.series.json());
+    let (timestamp, window) = (date(moment.date), moment.nanos / 1_000_000_000);
+    if wanted.version == "v1beta1" {
+        return json!({
+            "describedObject": object, "metricName": name, "timestamp": timestamp, "window": window,
+            "value": value, "selector": selector,
+        });
+    }
+    json!({
+        "describedObject": object, "metric": {"name": name, "selector": selector}, "timestamp": timestamp,
+        "windowSeconds": window, "value": value,
+    })
+}
+
+fn list(wanted: &Wanted<'_>, items: Vec<Value>, of: &str) -> Result<Response, Refusal> {
+    if items.is_empty() {
+        let name = wanted.metric.name;
+        return Err(Refusal::no_metric(format!("the server could not find the metric {name} for {of}")));
+    }
+    let body = json!({
+        "kind": "MetricValueList", "apiVersion": format!("custom.metrics.k8s.io/{}", wanted.version), "metadata": {},
+        "items": items,
+    });
+    Ok(answer(body.to_string()))
+}

@@ -1,0 +1,213 @@
+//! One agent: asked for its stream, for as long as it is an agent of ours.
+
+use std::{
+    fs,
+    hash::{BuildHasher as _, RandomState},
+    net::IpAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use rustls_pki_types::ServerName;
+use tokio::time::timeout;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tonic::{
+    Request,
+    client::Grpc,
+    metadata::MetadataValue,
+    transport::{Channel, Endpoint, Uri},
+};
+use tonic_prost::ProstCodec;
+use tower::{Service as _, service_fn};
+use tracing::{info, warn};
+
+use super::{flags::Adapter, store::Store};
+use crate::{
+    kube::client::authorities,
+    stream::{
+        VERSION, WATCH,
+        message::{Update, Watch},
+    },
+};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait after a failure, at first and at most; each time between half of it and all.
+const WAIT: Duration = Duration::from_millis(500);
+const WAIT_MOST: Duration = Duration::from_secs(10);
+/// No node tells more at once.
+const MOST: usize = 32 << 20;
+
+/// Streams have numbers: of two that speak for a node, the later one counts.
+static STREAMS: AtomicU64 = AtomicU64::new(1);
+
+/// How to reach agents, whom to trust that it is they, and how they know us.
+pub struct Ways {
+    interval: Duration,
+    authority: Option<PathBuf>,
+    name: Option<ServerName<'static>>,
+    token: Option<PathBuf>,
+}
+
+impl Ways {
+    /// As the user says.
+    ///
+    /// # Errors
+    /// When that cannot be.
+    pub fn new(config: &Adapter) -> anyhow::Result<Self> {
+        let agents = &config.agents;
+        let name = agents.agent_server_name.clone().map(ServerName::try_from).transpose();
+        let this = Self {
+            interval: Duration::from_millis(config.interval.into()),
+            authority: agents.agent_ca.clone(),
+            name: name.context("--agent-server-name is no name of a server")?,
+            token: agents.agent_token_file.clone(),
+        };
+        this.connector()?;
+        Ok(this)
+    }
+
+    fn connector(&self) -> anyhow::Result<HttpsConnector<HttpConnector>> {
+        let mut roots = RootCertStore::empty();
+        if let Some(file) = &self.authority {
+            roots.add_parsable_certificates(authorities(file)?);
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut http = HttpConnector::new();
+        http.set_connect_timeout(Some(PATIENCE));
+        http.set_nodelay(true);
+        http.enforce_http(false);
+        let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
+        Ok(match &self.name {
+            Some(name) => builder
+                .with_server_name_resolver(FixedServerNameResolver::new(name.clone()))
+                .enable_http2()
+                .wrap_connector(http),
+            None => builder.enable_http2().wrap_connector(http),
+        })
+    }
+
+    async fn connect(&self, url: &str) -> anyhow::Result<Channel> {
+        let address: Uri = url.parse().with_context(|| format!("{url} is no URL"))?;
+        let connector = self.connector()?;
+        // The connector knows where to.
+        let connect = service_fn(move |_: Uri| {
+            let (mut connector, address) = (connector.clone(), address.clone());
+            async move {
+                std::future::poll_fn(|context| connector.poll_ready(context)).await?;
+                connector.call(address).await
+            }
+        });
+        Ok(Endpoint::from_static("http://agent")
+            .connect_timeout(PATIENCE)
+            .connect_with_connector(connect)
+            .await?)
+    }
+}
+
+/// Follows an agent until the task is ended.
+pub async fn follow(url: String, ways: Arc<Ways>, store: Arc<Store>) {
+    let (mut wait, mut said) = (WAIT, String::new());
+    loop {
+        let mut has_told = false;
+        let Err(error) = stream(&url, &ways, &store, &mut has_told).await else { continue };
+        if has_told {
+            wait = WAIT;
+            said.clear();
+        }
+        let message = format!("{error:#}");
+        if message != said {
+            warn!(agent = url, "no news of an agent: {message}");
+            said = message;
+        }
+        let random = RandomState::new().hash_one(()) as f64 / u64::MAX as f64;
+        tokio::time::sleep(wait.mul_f64(0.5 + random / 2.0)).await;
+        wait = (wait * 2).min(WAIT_MOST);
+    }
+}
+
+async fn stream(url: &str, ways: &Ways, store: &Store, has_told: &mut bool) -> anyhow::Result<()> {
+    let channel = ways.connect(url).await.context("cannot connect")?;
+    let mut client = Grpc::new(channel).max_decoding_message_size(MOST);
+    client.ready().await?;
+    let mut request =
+        Request::new(Watch { version: VERSION, interval_millis: ways.interval.as_millis() as u32 });
+    if let Some(file) = &ways.token {
+        ensure!(
+            is_private(url),
+            "our token would go there in plain text: agents serve over TLS with --tls-cert"
+        );
+        let token = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let mut header = MetadataValue::try_from(format!("Bearer {}", token.trim()))?;
+        header.set_sensitive(true);
+        request.metadata_mut().insert("authorization", header);
+    }
+    let codec = ProstCodec::<Watch, Update>::default();
+    let path = Uri::from_static(WATCH).into_parts().path_and_query.context("a path")?;
+    let asked = timeout(PATIENCE, client.server_streaming(request, path, codec));
+    let mut updates = asked.await.context("no answer in time")??.into_inner();
+    // A connection of which the other end is gone is silent for ever.
+    let silence = PATIENCE.max(4 * ways.interval);
+    let number = STREAMS.fetch_add(1, Ordering::Relaxed);
+    let mut node = None;
+    loop {
+        let update = timeout(silence, updates.message()).await.context("it says nothing any more")??;
+        let Some(update) = update else { bail!("it has hung up") };
+        let node = match &node {
+            Some(node) => node,
+            None => {
+                ensure!(update.full, "a stream does not begin with everything");
+                ensure!(is_name(&update.node), "a node has no name");
+                info!(agent = url, node = update.node, "an agent tells of its node");
+                node.insert(store.node(&update.node))
+            }
+        };
+        store.apply(node, number, update).context("it says what no agent says")?;
+        *has_told = true;
+    }
+}
+
+/// Whether nobody can listen in: over TLS, or on this machine.
+fn is_private(url: &str) -> bool {
+    let Ok(url) = url.parse::<Uri>() else { return false };
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    url.scheme_str() == Some("https") || is_here
+}
+
+/// Whether a node may be called so.
+fn is_name(name: &str) -> bool {
+    (1..=253).contains(&name.len())
+        && name.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '-' | '.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_goes_nowhere_in_plain_text() {
+        for url in
+            ["https://10.0.0.7:9690", "http://127.0.0.1:9690", "http://[::1]:9690", "http://localhost:1"]
+        {
+            assert!(is_private(url), "{url}");
+        }
+        for url in ["http://10.0.0.7:9690", "http://[fd00::1]:9690", "http://agent:9690", ""] {
+            assert!(!is_private(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn nodes_have_names() {
+        assert!(is_name("node-1.example") && !is_name("") && !is_name("a b") && !is_name(&"x".repeat(254)));
+    }
+}

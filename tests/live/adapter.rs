@@ -1,0 +1,8 @@
+//! The metrics APIs, through a real API server, from a real agent that measures real cgroups.
+
+mod kubectl;
+mod lab;
+mod requests;
+mod resource;
+mod scaling;
+mod security;

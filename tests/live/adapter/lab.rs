@@ -1,0 +1,231 @@
+//! An API server that aggregates an adapter, which listens to an agent.
+
+use std::{
+    fs,
+    net::TcpListener,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use podmeter_tests::{
+    adapter::Adapter, agent::Agent, cgroup::Cgroup, cluster::NAMESPACE, temp::TempDir, wait,
+};
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+
+use crate::kube::node::{NODE, Node, Pod, container_id, specs, status};
+
+/// The account of the adapter, and its Service.
+pub(super) const ACCOUNT: &str = "podmeter-adapter";
+
+/// Everything. Fields are dropped in this order.
+pub(super) struct Lab {
+    pub(super) adapter: Adapter,
+    pub(super) agent: Agent,
+    pub(super) node: Node,
+    port: u16,
+    files: TempDir,
+}
+
+/// A container of a pod, and the cgroups of both.
+pub(super) struct Container {
+    pub(super) cgroup: Cgroup,
+    _pod: Pod,
+}
+
+impl Lab {
+    /// With flags for the adapter.
+    pub(super) fn start(flags: &[&str]) -> Self {
+        let node = Node::start();
+        node.grant();
+        let agent = node.agent(&["--signals", "cpu,memory,pressure,block_io,http"]);
+        let files = TempDir::new("adapter");
+        files.file("token", node.cluster.account(ACCOUNT));
+        grant(&node);
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+        register(&node, port);
+        let url = format!("http://{}", agent.address);
+        let adapter = adapter(&node, &files, port, &url, flags);
+        let this = Self { adapter, agent, node, port, files };
+        let groups =
+            ["metrics.k8s.io/v1beta1", "custom.metrics.k8s.io/v1beta2", "external.metrics.k8s.io/v1beta1"];
+        wait::until("the APIs", || {
+            let is_there = |group: &&str| this.get(&format!("/apis/{group}")).0 == 200;
+            groups.iter().all(is_there).then_some(())
+        });
+        this
+    }
+
+    /// Starts the adapter once more where it was.
+    pub(super) fn restart(&mut self, flags: &[&str]) {
+        // Its port is taken while it runs.
+        self.adapter.child.kill().expect("it runs");
+        self.adapter.child.wait().expect("our own child");
+        let url = format!("http://{}", self.agent.address);
+        self.adapter = adapter(&self.node, &self.files, self.port, &url, flags);
+    }
+
+    /// Makes a pod with one container, which runs as far as the API knows, with labels of its own.
+    pub(super) fn container(&self, pod: &str, labels: &Value, owner: &Value) -> Container {
+        let metadata = json!({"name": pod, "labels": labels, "ownerReferences": owner});
+        let pod = self.node.pod_with(&metadata, &json!({"nodeName": NODE, "containers": specs(&["app"])}));
+        let id = container_id();
+        let cgroup = pod.cgroup.child(&id);
+        self.node.tell(&pod, &json!({"containerStatuses": [status("app", &id, None)]}));
+        Container { cgroup, _pod: pod }
+    }
+
+    /// What the API server has at a path of one of the groups.
+    pub(super) fn get(&self, path: &str) -> (u16, Value) {
+        self.node.cluster.get(path)
+    }
+
+    /// The answer to a path, once there is one.
+    pub(super) fn answer(&self, path: &str) -> Value {
+        wait::until(path, || Some(self.get(path)).filter(|(code, _)| *code == 200)).1
+    }
+}
+
+/// Tells the API server who serves the groups, as deploy/ does. Whom to trust that it is they, the adapter tells it.
+fn register(node: &Node, port: u16) {
+    let service = json!({
+        "metadata": {"name": ACCOUNT},
+        "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]}});
+    node.cluster.create(&format!("/api/v1/namespaces/{NAMESPACE}/services"), &service);
+    for mut object in shipped("apiservices.yaml") {
+        object["spec"]["service"]["port"] = json!(port);
+        node.cluster.create("/apis/apiregistration.k8s.io/v1/apiservices", &object);
+    }
+}
+
+/// The objects of a file that is shipped, for the tests' namespace.
+fn shipped(file: &str) -> Vec<Value> {
+    let path = format!("{}/../deploy/kustomize/adapter/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(path).expect("it is shipped");
+    let text = text.replace("namespace: podmeter\n", &format!("namespace: {NAMESPACE}\n"));
+    serde_yaml_ng::Deserializer::from_str(&text)
+        .map(|object| Value::deserialize(object).expect("YAML"))
+        .collect()
+}
+
+fn adapter(node: &Node, files: &TempDir, port: u16, agent: &str, flags: &[&str]) -> Adapter {
+    let token = files.path().join("token").display().to_string();
+    let server = format!("https://127.0.0.1:{}", node.cluster.port());
+    let authority = node.cluster.authority().display().to_string();
+    let service = format!("{NAMESPACE}/{ACCOUNT}");
+    let own = [
+        ["--agent", agent],
+        ["--service", &service],
+        ["--api-server", &server],
+        ["--api-ca", &authority],
+        ["--api-token-file", &token],
+    ];
+    Adapter::at(&format!("127.0.0.1:{port}"), &[own.as_flattened(), flags].concat())
+}
+
+/// Gives the adapter's account the rights that are shipped, and no other.
+fn grant(node: &Node) {
+    const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+    for object in shipped("rbac.yaml") {
+        let kind = format!("{}s", object["kind"].as_str().expect("a kind").to_lowercase());
+        let path = match object["metadata"]["namespace"].as_str() {
+            Some(namespace) => format!("{RBAC}/namespaces/{namespace}/{kind}"),
+            None => format!("{RBAC}/{kind}"),
+        };
+        node.cluster.create(&path, &object);
+    }
+}
+
+/// A number that grows, read again and again while a test does something else.
+pub(super) struct Recording {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Vec<(f64, f64)>>>,
+}
+
+impl Recording {
+    /// Reads it a hundred times a second.
+    pub(super) fn start(read: impl Fn() -> f64 + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = thread::spawn(move || {
+            let mut points = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                points.push((now(), read()));
+                thread::sleep(Duration::from_millis(10));
+            }
+            points
+        });
+        Self { stop, thread: Some(thread) }
+    }
+
+    /// What was read, and when.
+    pub(super) fn stop(mut self) -> Growth {
+        self.stop.store(true, Ordering::Relaxed);
+        Growth(self.thread.take().expect("once").join().expect("a recording"))
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64()
+}
+
+/// How a number grew: when, and what it was.
+pub(super) struct Growth(Vec<(f64, f64)>);
+
+impl Growth {
+    fn at(&self, time: f64) -> f64 {
+        let after = self.0.partition_point(|(at, _)| *at < time);
+        let (Some(before), Some(after)) = (self.0.get(after.wrapping_sub(1)), self.0.get(after)) else {
+            panic!("{time} is not within {:?} to {:?}", self.0.first(), self.0.last());
+        };
+        before.1 + (after.1 - before.1) * (time - before.0) / (after.0 - before.0)
+    }
+
+    /// The least and the greatest rate over windows of this length whose ends are within a second: the API's dates are of whole
+    /// seconds.
+    pub(super) fn rates(&self, end: f64, window: f64) -> (f64, f64) {
+        let ends = (0..=100).map(|step| end + f64::from(step) / 100.0);
+        let last = self.0.last().expect("recorded").0;
+        let rates = ends.filter(|end| *end < last).map(|end| (self.at(end) - self.at(end - window)) / window);
+        rates.fold((f64::MAX, f64::MIN), |(least, most), rate| (least.min(rate), most.max(rate)))
+    }
+}
+
+/// A date of the API, as seconds since 1970.
+pub(super) fn seconds(date: &Value) -> f64 {
+    let text = date.as_str().expect("a date");
+    let output = Command::new("date").args(["--utc", "--date", text, "+%s"]).output().expect("date");
+    String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
+}
+
+/// A quantity of the API.
+pub(super) fn quantity(value: &Value) -> f64 {
+    podmeter::kube::quantity::parse(value.as_str().expect("a quantity")).expect("a quantity")
+}
+
+/// A length of time of the API.
+pub(super) fn length(value: &Value) -> f64 {
+    let text = value.as_str().expect("a length of time");
+    let (minutes, seconds) = text.split_once('m').unwrap_or(("0", text));
+    let number = |text: &str| text.trim_end_matches('s').parse::<f64>().expect("a number");
+    number(minutes) * 60.0 + number(seconds)
+}
+
+/// Waits for a time to come: for a window of which everything is known.
+pub(super) fn at_least(begin: Instant, seconds: u64) {
+    let end = begin + Duration::from_secs(seconds);
+    wait::until("time to pass", || (Instant::now() >= end).then_some(()));
+}
