@@ -5,6 +5,7 @@
 
 pub mod adapter;
 pub mod agent;
+pub mod backoff;
 pub mod btf;
 pub mod capabilities;
 pub mod cgroup;

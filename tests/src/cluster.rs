@@ -7,7 +7,6 @@ pub mod kubelet;
 use std::{
     fs,
     io::Write as _,
-    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
@@ -15,7 +14,7 @@ use std::{
 use serde_json::{Value, json};
 
 use self::keys::Keys;
-use crate::{process::signal, temp::TempDir, wait};
+use crate::{machine::free_port, process::signal, temp::TempDir, wait};
 
 /// The namespace of the tests' pods.
 pub const NAMESPACE: &str = "shop";
@@ -86,8 +85,7 @@ impl Cluster {
             ]),
             "etcd",
         );
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+        let port = free_port();
         let mut this = Self { directory, keys, port, etcd, server: None, controllers: Vec::new(), options };
         this.start_server();
         this.create("/api/v1/namespaces", &json!({"metadata": {"name": NAMESPACE}}));
@@ -158,54 +156,6 @@ impl Cluster {
         self.server = None;
     }
 
-    /// Starts the controllers of Deployments, ReplicaSets and HorizontalPodAutoscalers; the last look every second, and not every
-    /// fifteen as they do by default.
-    ///
-    /// # Panics
-    /// When the program is not there.
-    pub fn start_controllers(&mut self) {
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-        let config = self.kubeconfig();
-        let mut command = Command::new(program("PODMETER_KUBE_CONTROLLER_MANAGER"));
-        command.args(["--leader-elect=false", "--bind-address=127.0.0.1"]);
-        command.arg("--horizontal-pod-autoscaler-sync-period=1s");
-        command.arg(
-            "--controllers=horizontal-pod-autoscaler-controller,deployment-controller,replicaset-controller",
-        );
-        command.arg(format!("--secure-port={port}")).arg(format!("--kubeconfig={config}"));
-        for flag in ["cert-dir", "flex-volume-plugin-dir"] {
-            command.arg(format!("--{flag}={}", self.directory.path().display()));
-        }
-        self.controllers.push(spawn(&self.directory, &mut command, "kube-controller-manager"));
-    }
-
-    /// The path of an administrator's configuration.
-    fn kubeconfig(&self) -> String {
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {
-                "server": format!("https://127.0.0.1:{}", self.port), "certificate-authority": self.authority()}}],
-            "users": [{"name": "u", "user": {"token": self.keys.administrator}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
-        });
-        self.directory.file("admin.json", config.to_string())
-    }
-
-    /// Runs kubectl as the administrator: whether it ended well, and what it printed.
-    ///
-    /// # Panics
-    /// When the program is not there.
-    pub fn kubectl(&self, arguments: &[&str]) -> (bool, String) {
-        let mut command = Command::new(program("PODMETER_KUBECTL"));
-        command.arg(format!("--kubeconfig={}", self.kubeconfig()));
-        // It keeps what it discovers.
-        command.arg(format!("--cache-dir={}/kubectl", self.directory.path().display()));
-        let output = command.args(arguments).output().expect("kubectl");
-        let said = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
-    }
-
     fn log(&self, name: &str) -> String {
         let text = fs::read_to_string(self.directory.path().join(format!("{name}.log"))).unwrap_or_default();
         text.lines().rev().take(20).collect::<Vec<_>>().join("\n")
@@ -249,23 +199,20 @@ impl Cluster {
     /// # Panics
     /// When it is no JSON, or an error.
     pub fn ask_for(&self, path: &str, accept: &str) -> Value {
-        let authorization = format!("Authorization: Bearer {}", self.keys.administrator);
+        let text = self.fetch(&format!("https://127.0.0.1:{}{path}", self.port), Some(accept));
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// What is at a URL of someone of this cluster, as its administrator reads it.
+    fn fetch(&self, url: &str, accept: Option<&str>) -> String {
         let mut command = Command::new("curl");
-        command.args([
-            "--silent",
-            "--show-error",
-            "--fail",
-            "--max-time",
-            "20",
-            "--noproxy",
-            "*",
-            "--cacert",
-        ]);
-        command.arg(self.authority());
-        command.args(["--header", &authorization, "--header", &format!("Accept: {accept}")]);
-        let output = command.arg(format!("https://127.0.0.1:{}{path}", self.port)).output().expect("curl");
-        assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).expect("JSON")
+        command.args(["--silent", "--show-error", "--fail", "--max-time", "20", "--noproxy", "*"]);
+        command.arg("--cacert").arg(self.authority()).arg("--header");
+        command.arg(format!("Authorization: Bearer {}", self.keys.administrator));
+        command.args(accept.iter().flat_map(|accept| ["--header".to_owned(), format!("Accept: {accept}")]));
+        let output = command.arg(url).output().expect("curl");
+        assert!(output.status.success(), "{url}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Asks the API server as its administrator: the status code, and the answer.

@@ -1,6 +1,6 @@
 //! What the machine takes from a measurement, by the kernel's own accounts: how far a probe may be off, and no further.
 
-use std::fs;
+use std::{fs, net::TcpListener};
 
 use crate::process::switches;
 
@@ -32,4 +32,12 @@ pub fn assert_cpu_time(own: f64, least: f64, most: f64, stolen: f64) {
     let cpus = std::thread::available_parallelism().map_or(1.0, |cpus| cpus.get() as f64);
     let is_within = own >= least * 0.999 && own <= most * 1.001 + stolen + cpus * 0.01;
     assert!(is_within, "{own} s, the kernel says {least} s to {most} s, and {stolen} s were stolen");
+}
+
+/// A port of loopback that nobody listens on, for a program that wants to be told one.
+///
+/// # Panics
+/// When there is none.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port()
 }

@@ -10,9 +10,10 @@ use aya_ebpf::{
 
 use super::{
     Active,
-    connection::{self, CONNECTIONS, Connection, SERVER, depth, http_end, place},
+    connection::{CONNECTIONS, Connection, SERVER},
     coverage::{self, Reason},
     packet::clock,
+    pipeline::{self, depth, http_end, place},
     table::UNKNOWN,
 };
 use crate::{
@@ -44,8 +45,8 @@ pub(super) extern "C" fn http_hang_up(
             return 0;
         }
         if depth(this) != 0 {
-            let request = connection::request(this, skb, (*this).answered, false);
-            connection::finish(this, request, clock(skb, ingress != 0));
+            let request = pipeline::request(this, skb, (*this).answered, false);
+            pipeline::finish(this, request, clock(skb, ingress != 0));
         }
     }
     0
@@ -119,7 +120,7 @@ fn http_closed(ctx: BtfTracePointContext) -> i32 {
         if (*this).role != 0 && (*this).opaque == 0 && depth(this) != 0 {
             let is_own = place(this, (*this).answered) == 0;
             let request = if is_own { &raw mut (*this).request } else { core::ptr::null_mut() };
-            connection::finish(this, request, bpf_ktime_get_ns());
+            pipeline::finish(this, request, bpf_ktime_get_ns());
         }
     }
     0

@@ -3,10 +3,11 @@
 use aya_ebpf::bindings::__sk_buff;
 
 use super::{
-    connection::{self, Connection, depth, http_end, place},
+    connection::{self, Connection},
     framing::{Cursor, Source as _, get},
     head::Method,
     packet::{MEMO, Packet, Segment},
+    pipeline::{self, depth, http_end, place},
     table::{BODY, CHUNKED, HAS_LENGTH, NO_BODY, RESPONSE, START},
 };
 
@@ -54,7 +55,7 @@ impl Segment {
                 return false;
             }
             let now = self.now();
-            connection::begin(this, self.skb, cursor, (*this).memo_method, (*this).memo_route, now)
+            pipeline::begin(this, self.skb, cursor, (*this).memo_method, (*this).memo_route, now)
         }
     }
 

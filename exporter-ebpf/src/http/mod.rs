@@ -13,7 +13,7 @@
 //! Latency is from the first byte of the request at the socket to the last byte of the response: the server's view with its
 //! queueing included. Each direction of a connection is followed byte by byte of its sequence numbers: first lines and heads
 //! are read (`request`, `response`, `framing`), bodies are crossed by arithmetic. A segment that begins like the last one that
-//! was a whole message, and is as long, is not read again. What arrives out of order within a body is waited for; within a head,
+//! was a whole message, or the beginning of one whose length it told, and is as long, is not read again. What arrives out of order within a body is waited for; within a head,
 //! or where the head was not seen, the end of the message is not known, and is taken to be the next request, the end
 //! of the connection, or [`IDLE`] without a byte.
 
@@ -141,6 +141,8 @@ mod memo;
 mod opening;
 #[cfg(target_arch = "bpf")]
 mod packet;
+#[cfg(target_arch = "bpf")]
+mod pipeline;
 #[cfg(target_arch = "bpf")]
 mod probe;
 #[cfg(target_arch = "bpf")]

@@ -7,13 +7,14 @@ use aya_log_ebpf::debug;
 
 use super::{
     closing::http_hang_up,
-    connection::{self, Connection, SERVER, depth, http_end, place},
+    connection::{self, Connection, SERVER},
     coverage, deferred,
     disorder::http_cross,
     framing::{Cursor, WINDOW, at_most, get, pass, set},
     memo::http_remember,
     opening::http_open,
     packet::{FIN, MEMO, RST, Segment},
+    pipeline::{self, depth, http_end, place},
     request::{http_note, http_requests},
     response::http_responses,
     table::{BODY, CLOSE, EXPECTS, START, UNKNOWN},
@@ -255,7 +256,7 @@ impl Segment {
                 http_note(self.skb, this);
             } else if (*this).status != 0 {
                 (*this).last = self.now();
-                let request = connection::request(this, self.skb, (*this).answered, false);
+                let request = pipeline::request(this, self.skb, (*this).answered, false);
                 http_end(this, request);
             }
         }

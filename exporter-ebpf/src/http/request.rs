@@ -4,12 +4,13 @@ use aya_ebpf::bindings::__sk_buff;
 
 use super::{
     RouteLine,
-    connection::{self, Connection, begin, depth, http_admit},
+    connection::{self, Connection, http_admit},
     coverage::{Reason, charge},
     framing::{Cursor, Source as _, Stream, WINDOW, at_most, fill, get, opaque, scan, set},
     head::{HEAD, METHOD, Method, Start, is_bodiless, method_end, start},
     packet::{MEMO, Packet, now},
     pattern::kernel::pattern,
+    pipeline::{self, begin, depth},
     route::{Hash, Route},
     table::{BODY, CHUNKED, EXPECTS, HAS_LENGTH, LINE_REST, NO_BODY, PARTIAL, START, UNKNOWN},
 };
@@ -145,7 +146,7 @@ pub(super) extern "C" fn http_note(skb: *mut __sk_buff, this: *mut Connection) -
         // A request that was answered before is no more ours to write to.
         if depth(this) != 0 {
             let last = get(&raw const (*this).begun).wrapping_sub(1);
-            let request = connection::request(this, skb, last, false);
+            let request = pipeline::request(this, skb, last, false);
             if !request.is_null() {
                 (*request).size = get(&raw const (*this).requests.body);
             }

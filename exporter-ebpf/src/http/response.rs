@@ -3,11 +3,12 @@
 use aya_ebpf::bindings::__sk_buff;
 
 use super::{
-    connection::{self, Connection, depth, http_blind, http_end},
+    connection::{self, Connection, http_blind},
     coverage::{Reason, charge},
     framing::{Cursor, Stream, fill, get, set},
     head::{Method, STATUS, status},
     packet::{Packet, now},
+    pipeline::{self, depth, http_end},
     request::{FAILED, ROUNDS, http_keep, http_line, http_scan, is_over},
     table::{CLOSE, LINE_REST, NO_BODY, PARTIAL, RESPONSE, START, UNKNOWN},
 };
@@ -79,7 +80,7 @@ pub(super) unsafe fn settle(skb: *mut __sk_buff, this: *mut Connection, cursor: 
             count(Loss::FramingLost);
         }
         if state == START {
-            let request = connection::request(this, skb, get(&raw const (*this).answered), false);
+            let request = pipeline::request(this, skb, get(&raw const (*this).answered), false);
             if request.is_null() {
                 return state;
             }
@@ -147,7 +148,7 @@ extern "C" fn http_respond(skb: *mut __sk_buff, this: *mut Connection, cursor: *
         if depth(this) == 0 {
             return lost(stream, Loss::ResponseUnmatched);
         }
-        let request = connection::request(this, skb, get(&raw const (*this).answered), false);
+        let request = pipeline::request(this, skb, get(&raw const (*this).answered), false);
         if request.is_null() {
             return lost(stream, Loss::ResponseUnmatched);
         }

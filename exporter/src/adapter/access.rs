@@ -1,10 +1,6 @@
 //! Whether who asks may.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tracing::warn;
@@ -13,7 +9,10 @@ use super::{
     ask::{Ask, What},
     refusal::Refusal,
 };
-use crate::kube::review::{Questions, User};
+use crate::kube::{
+    remembered::Remembered,
+    review::{Questions, User},
+};
 
 /// How long the API server's word holds, and how many are kept.
 const HOLDS: Duration = Duration::from_secs(10);
@@ -27,13 +26,13 @@ const MASTERS: &str = "system:masters";
 /// The API server's rules, asked for and remembered.
 pub struct Rules {
     questions: Arc<Questions>,
-    answers: Mutex<HashMap<(User, String), (Instant, bool)>>,
+    answers: Remembered<(User, String), bool>,
 }
 
 impl Rules {
     /// Remembers nothing yet.
     pub fn new(questions: Arc<Questions>) -> Self {
-        Self { questions, answers: Mutex::default() }
+        Self { questions, answers: Remembered::new(KEPT) }
     }
 
     /// Lets a request pass.
@@ -61,10 +60,7 @@ impl Rules {
 
     async fn may(&self, user: &User, attributes: Value, holds: Duration) -> Result<bool, Refusal> {
         let key = (user.clone(), attributes.to_string());
-        let known = || {
-            let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-            answers.get(&key).filter(|(at, _)| at.elapsed() < holds).map(|(_, may)| *may)
-        };
+        let known = || self.answers.get(&key, |_| holds);
         if let Some(may) = known() {
             return Ok(may);
         }
@@ -81,13 +77,8 @@ impl Rules {
             }
             Err(_) => return Err(Refusal::internal("the API server does not tell whether you may")),
         };
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        if answers.len() >= KEPT {
-            answers.retain(|_, (at, _)| at.elapsed() < HOLDS);
-        }
-        if answers.len() < KEPT {
-            answers.insert(key, (Instant::now(), may));
-        }
+        // Of what holds for different times, all that may still hold.
+        self.answers.keep(key, may, |_| HOLDS_WIDELY);
         Ok(may)
     }
 }

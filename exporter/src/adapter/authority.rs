@@ -19,7 +19,7 @@ use kube::{
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    KeyUsagePurpose,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::Deserialize;
@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{answer::civil_date, ask::GROUPS};
+use super::ask::GROUPS;
 use crate::{config::Api, kube::client::Way};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -64,13 +64,9 @@ struct Secret {
 
 fn params(lasts: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
-    let date = |at: SystemTime| {
-        let (year, month, day) = civil_date(at);
-        date_time_ymd(year as i32, month as u8, day as u8)
-    };
     let now = SystemTime::now();
     // Clocks differ.
-    (params.not_before, params.not_after) = (date(now - DAY), date(now + lasts));
+    (params.not_before, params.not_after) = ((now - DAY).into(), (now + lasts).into());
     params
 }
 

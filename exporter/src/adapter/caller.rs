@@ -1,10 +1,6 @@
 //! Who asks.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use percent_encoding::percent_decode_str;
@@ -16,7 +12,10 @@ use super::{
     refusal::Refusal,
     trust::{Headers, Trust},
 };
-use crate::kube::review::{Questions, User};
+use crate::kube::{
+    remembered::Remembered,
+    review::{Questions, User},
+};
 
 /// How long the API server's word on a token holds, and of how many tokens.
 const HOLDS: Duration = Duration::from_secs(10);
@@ -32,13 +31,13 @@ const UNAUTHENTICATED: &str = "system:unauthenticated";
 pub struct Callers {
     trust: watch::Receiver<Arc<Trust>>,
     questions: Arc<Questions>,
-    tokens: Mutex<HashMap<String, (Instant, Option<User>)>>,
+    tokens: Remembered<String, Option<User>>,
 }
 
 impl Callers {
     /// Believes whom the settings say.
     pub fn new(trust: watch::Receiver<Arc<Trust>>, questions: Arc<Questions>) -> Self {
-        Self { trust, questions, tokens: Mutex::default() }
+        Self { trust, questions, tokens: Remembered::new(KEPT) }
     }
 
     /// Who sends a request, over a connection with these certificates of the client's. Nothing that a header says is believed
@@ -78,11 +77,7 @@ impl Callers {
     }
 
     async fn token(&self, token: &str) -> Result<Option<User>, Refusal> {
-        let known = || {
-            let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-            let (at, user) = tokens.get(token)?;
-            (at.elapsed() < HOLDS).then(|| user.clone())
-        };
+        let known = || self.tokens.get(token, |_| HOLDS);
         if let Some(user) = known() {
             return Ok(user);
         }
@@ -100,13 +95,7 @@ impl Callers {
             }
             Err(_) => return Err(Refusal::internal("the API server does not tell who you are")),
         };
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if tokens.len() >= KEPT {
-            tokens.retain(|_, (at, _)| at.elapsed() < HOLDS);
-        }
-        if tokens.len() < KEPT {
-            tokens.insert(token.to_owned(), (Instant::now(), user.clone()));
-        }
+        self.tokens.keep(token.to_owned(), user.clone(), |_| HOLDS);
         Ok(user)
     }
 }

@@ -1,8 +1,8 @@
 //! One agent: asked for its stream, for as long as it is an agent of ours.
 
 use std::{
+    convert::Infallible,
     fs,
-    hash::{BuildHasher as _, RandomState},
     net::IpAddr,
     path::PathBuf,
     sync::{
@@ -30,6 +30,7 @@ use tracing::{info, warn};
 
 use super::{flags::Adapter, store::Store};
 use crate::{
+    backoff::Backoff,
     kube::client::authorities,
     stream::{
         VERSION, WATCH,
@@ -116,12 +117,12 @@ impl Ways {
 
 /// Follows an agent until the task is ended.
 pub async fn follow(url: String, ways: Arc<Ways>, store: Arc<Store>) {
-    let (mut wait, mut said) = (WAIT, String::new());
+    let (mut backoff, mut said) = (Backoff::new(WAIT, WAIT_MOST), String::new());
     loop {
         let mut has_told = false;
-        let Err(error) = stream(&url, &ways, &store, &mut has_told).await else { continue };
+        let Err(error) = stream(&url, &ways, &store, &mut has_told).await;
         if has_told {
-            wait = WAIT;
+            backoff.reset();
             said.clear();
         }
         let message = format!("{error:#}");
@@ -129,13 +130,12 @@ pub async fn follow(url: String, ways: Arc<Ways>, store: Arc<Store>) {
             warn!(agent = url, "no news of an agent: {message}");
             said = message;
         }
-        let random = RandomState::new().hash_one(()) as f64 / u64::MAX as f64;
-        tokio::time::sleep(wait.mul_f64(0.5 + random / 2.0)).await;
-        wait = (wait * 2).min(WAIT_MOST);
+        backoff.pause().await;
     }
 }
 
-async fn stream(url: &str, ways: &Ways, store: &Store, has_told: &mut bool) -> anyhow::Result<()> {
+/// A stream, until it fails.
+async fn stream(url: &str, ways: &Ways, store: &Store, has_told: &mut bool) -> anyhow::Result<Infallible> {
     let channel = ways.connect(url).await.context("cannot connect")?;
     let mut client = Grpc::new(channel).max_decoding_message_size(MOST);
     client.ready().await?;

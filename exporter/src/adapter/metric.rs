@@ -31,7 +31,7 @@ pub static ALL: [Metric; 14] = [
     by_route("http_request_duration_p50_seconds", |total| total.http.as_ref()?.durations.quantile(0.5)),
     by_route("http_request_duration_p90_seconds", |total| total.http.as_ref()?.durations.quantile(0.9)),
     by_route("http_request_duration_p99_seconds", |total| total.http.as_ref()?.durations.quantile(0.99)),
-    whole("http_active_requests", |total| Some(total.http.as_ref()?.active as f64)),
+    whole("http_active_requests", |total| total.http.as_ref()?.active()),
     whole("cpu_run_queue_wait_ratio", Total::queued),
     whole("cpu_pressure_ratio", |total| total.pressure(0)),
     whole("memory_pressure_ratio", |total| total.pressure(1)),

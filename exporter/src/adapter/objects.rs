@@ -1,18 +1,20 @@
 //! Objects that have pods: which those are.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
 };
 
 use axum::http::Request;
-use kube::{Client, Error};
+use kube::Error;
 use serde_json::Value;
 use tracing::warn;
 
 use super::{node::About, refusal::Refusal};
-use crate::{config::Api, kube::client::Way};
+use crate::{
+    config::Api,
+    kube::{client::Kept, remembered::Remembered},
+};
 
 /// How long an object is as it was, and how many are kept.
 const HOLDS: Duration = Duration::from_secs(15);
@@ -64,15 +66,14 @@ impl Pods {
 
 /// What the API server says of objects, for a while.
 pub struct Objects {
-    api: Api,
-    client: Mutex<Option<Client>>,
-    known: Mutex<HashMap<String, (Instant, Option<Value>)>>,
+    client: Kept,
+    known: Remembered<String, Option<Value>>,
 }
 
 impl Objects {
     /// Knows none yet.
     pub fn new(api: Api) -> Self {
-        Self { api, client: Mutex::default(), known: Mutex::default() }
+        Self { client: Kept::new(api, PATIENCE), known: Remembered::new(KEPT) }
     }
 
     /// The object of a resource and a name, as a path of the custom metrics has it.
@@ -125,12 +126,11 @@ impl Objects {
     }
 
     async fn get(&self, path: String) -> Result<Option<Value>, Refusal> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&path).cloned();
-        let before = match known {
-            Some((at, object)) if at.elapsed() < HOLDS => return Ok(object),
-            before => before,
-        };
-        let object = match self.ask(&path).await {
+        if let Some(object) = self.known.get(&path, |_| HOLDS) {
+            return Ok(object);
+        }
+        let request = Request::get(&path).body(Vec::new()).map_err(|_| Refusal::no_path())?;
+        let object = match self.client.request(request).await {
             Ok(object) => Some(object),
             Err(error) if matches!(error.downcast_ref(), Some(Error::Api(status)) if status.code == 404) => {
                 None
@@ -138,32 +138,13 @@ impl Objects {
             Err(error) => {
                 warn!(path, "cannot ask for an object: {error:#}");
                 // As it was, while nobody can say that it has changed.
-                return match before {
-                    Some((_, object)) => Ok(object),
-                    None => Err(Refusal::internal("the API server does not tell of this object")),
-                };
+                let before = self.known.get(&path, |_| Duration::MAX);
+                return before
+                    .ok_or_else(|| Refusal::internal("the API server does not tell of this object"));
             }
         };
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= KEPT {
-            known.retain(|_, (at, _)| at.elapsed() < HOLDS);
-        }
-        if known.len() < KEPT {
-            known.insert(path, (Instant::now(), object.clone()));
-        }
+        self.known.keep(path, object.clone(), |_| HOLDS);
         Ok(object)
-    }
-
-    async fn ask(&self, path: &str) -> anyhow::Result<Value> {
-        let known = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let client = match known {
-            Some(client) => client,
-            None => Way::to_api(&self.api)?.client(PATIENCE)?,
-        };
-        let answer = client.request(Request::get(path).body(Vec::new())?).await;
-        let is_alive = answer.is_ok() || matches!(&answer, Err(Error::Api(_)));
-        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = is_alive.then_some(client);
-        Ok(answer?)
     }
 }
 

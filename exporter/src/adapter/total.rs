@@ -85,9 +85,16 @@ pub struct Requests {
     /// Of them those that failed.
     pub errors: f64,
     /// Those that wait, of all routes.
-    pub active: u64,
+    active: Sum,
     /// How long they took.
     pub durations: Counts,
+}
+
+impl Requests {
+    /// Those that wait.
+    pub fn active(&self) -> Option<f64> {
+        self.active.0
+    }
 }
 
 /// What containers used together.
@@ -121,7 +128,7 @@ impl Total {
             |from: Option<u64>, to: Option<u64>| grown(from, to).map(|grown| grown as f64 / nanos as f64);
         self.cpu.add(per_second(from.cpu.get(), to.cpu.get()));
         self.memory.add(to.memory.get().map(|bytes| bytes as f64));
-        self.queued.add(per_second(from.queued.get().or(Some(0)), to.queued.get().or(Some(0))));
+        self.queued.add(per_second(from.queued.get(), to.queued.get()));
         for (sum, (from, to)) in self.pressure.iter_mut().zip(from.pressure.into_iter().zip(to.pressure)) {
             sum.add(per_second(from.get(), to.get()));
         }
@@ -140,7 +147,7 @@ impl Total {
 
     fn requests(&mut self, from: &Http, to: &Http, nanos: u64, wants: &dyn Fn(&str) -> bool) {
         let requests = self.http.get_or_insert_default();
-        requests.active = requests.active.saturating_add(to.active.unwrap_or(0));
+        requests.active.add(to.active.map(|active| active as f64));
         let seconds = nanos as f64 / 1e9;
         for route in to.routes.iter().filter(|route| wants(&route.route)) {
             let before = from.routes.iter().find(|before| before.route == route.route);
@@ -172,7 +179,7 @@ impl Total {
             let own = self.http.get_or_insert_default();
             own.rate += requests.rate;
             own.errors += requests.errors;
-            own.active = own.active.saturating_add(requests.active);
+            own.active.add(requests.active.0);
             own.durations.merge(&requests.durations);
         }
     }

@@ -1,7 +1,6 @@
 //! The API server: a watch of this node's pods, and of no others.
 
 use std::{
-    hash::{BuildHasher as _, RandomState},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,7 +20,10 @@ use super::{
     pod::Manifest,
     pods::{Failure, Shared},
 };
-use crate::config;
+use crate::{
+    backoff::{self, Backoff},
+    config,
+};
 
 /// Up to how long the first request waits: the agents of a cluster that comes up must not ask all at once.
 const START: Duration = Duration::from_secs(2);
@@ -50,29 +52,23 @@ pub(super) async fn follow(config: &config::Kube, pods: &Arc<Shared>) {
         seen: FxHashSet::default(),
         can_stream: true,
     };
-    tokio::time::sleep(START.mul_f64(random())).await;
-    let mut wait = WAIT;
+    tokio::time::sleep(backoff::part(START)).await;
+    let mut backoff = Backoff::new(WAIT, WAIT_MOST);
     loop {
         let begun = Instant::now();
         let Err(error) = watch.run().await else {
-            wait = WAIT;
+            backoff.reset();
             // Closed at its time; whoever closes it at once is not asked at once again.
             tokio::time::sleep(WAIT.saturating_sub(begun.elapsed())).await;
             continue;
         };
         if pods.lock().away().is_none() {
             // It answered, and then broke.
-            wait = WAIT;
+            backoff.reset();
         }
         watch.failed(&error);
-        tokio::time::sleep(wait.mul_f64(0.5 + random() / 2.0)).await;
-        wait = (wait * 2).min(WAIT_MOST);
+        backoff.pause().await;
     }
-}
-
-/// Between 0 and 1. The keys of a hasher are the standard library's only randomness.
-fn random() -> f64 {
-    RandomState::new().hash_one(()) as f64 / u64::MAX as f64
 }
 
 struct Watch<'a> {

@@ -6,7 +6,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -19,10 +19,11 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use kube::{
-    Client,
+    Client, Error,
     client::{Body, middleware::BaseUriLayer},
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use serde::de::DeserializeOwned;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tower::ServiceBuilder;
 use tracing::warn;
@@ -115,6 +116,34 @@ impl Way {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(authorities(file)?);
         Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    }
+}
+
+/// A client of the API server, kept for as long as it gets answers: the next one reads again whom to trust.
+pub(crate) struct Kept {
+    api: config::Api,
+    patience: Duration,
+    client: Mutex<Option<Client>>,
+}
+
+impl Kept {
+    /// Gives up when it hears nothing for so long.
+    pub(crate) fn new(api: config::Api, patience: Duration) -> Self {
+        Self { api, patience, client: Mutex::default() }
+    }
+
+    /// Asks.
+    pub(crate) async fn request<T: DeserializeOwned>(&self, request: Request<Vec<u8>>) -> anyhow::Result<T> {
+        let lock = || self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().clone();
+        let client = match known {
+            Some(client) => client,
+            None => Way::to_api(&self.api)?.client(self.patience)?,
+        };
+        let answer = client.request(request).await;
+        let is_alive = answer.is_ok() || matches!(&answer, Err(Error::Api(_)));
+        *lock() = is_alive.then_some(client);
+        Ok(answer?)
     }
 }
 

@@ -10,6 +10,7 @@ mod kubelet;
 pub mod pod;
 pub mod pods;
 pub mod quantity;
+pub(crate) mod remembered;
 pub mod review;
 mod trust;
 pub(crate) mod watch;

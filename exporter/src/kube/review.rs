@@ -1,19 +1,18 @@
 //! Asks the API server who has a token, and whether they may read the metrics.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context as _, anyhow};
-use kube::{Client, Error, api::PostParams, core::Request};
+use anyhow::anyhow;
+use kube::{Error, api::PostParams, core::Request};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{debug, warn};
 
-use super::client::Way;
+use super::{
+    client::{Kept, Way},
+    remembered::Remembered,
+};
 use crate::config;
 
 const TOKEN_REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
@@ -47,6 +46,13 @@ pub enum Verdict {
     Undecided,
 }
 
+impl Verdict {
+    /// For how long, where a yes holds for `yes`.
+    fn holds(&self, yes: Duration) -> Duration {
+        if *self == Self::Allowed { yes } else { NO }
+    }
+}
+
 /// Who has a token, as the API server says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(default)]
@@ -64,15 +70,14 @@ pub struct User {
 
 /// Asks the API server, every time.
 pub struct Questions {
-    api: config::Api,
-    client: Mutex<Option<Client>>,
+    client: Kept,
     asked: Semaphore,
 }
 
 /// Asks, and remembers.
 pub struct Reviewer {
     questions: Questions,
-    answers: Mutex<HashMap<String, (Instant, Verdict)>>,
+    answers: Remembered<String, Verdict>,
 }
 
 impl std::fmt::Debug for Questions {
@@ -94,52 +99,36 @@ impl Reviewer {
     /// # Errors
     /// When nothing tells where the API server is.
     pub fn new(config: config::Kube) -> anyhow::Result<Self> {
-        Ok(Self { questions: Questions::new(config.api, ASKED)?, answers: Mutex::default() })
+        Ok(Self { questions: Questions::new(config.api, ASKED)?, answers: Remembered::new(KEPT) })
     }
 
     /// What becomes of a token.
     pub async fn review(&self, token: &str) -> Verdict {
-        let known = |limits: [Duration; 2]| {
-            let answers = lock(&self.answers);
-            let (at, verdict) = answers.get(token)?;
-            let limit = if *verdict == Verdict::Allowed { limits[0] } else { limits[1] };
-            (at.elapsed() < limit).then(|| verdict.clone())
-        };
-        if let Some(verdict) = known([YES, NO]) {
+        let known = || self.answers.get(token, |verdict| verdict.holds(YES));
+        if let Some(verdict) = known() {
             return verdict;
         }
         let Ok(_permit) = self.questions.asked.acquire().await else { return Verdict::Undecided };
         // Another may have asked the same meanwhile.
-        if let Some(verdict) = known([YES, NO]) {
+        if let Some(verdict) = known() {
             return verdict;
         }
         let asked = tokio::time::timeout(PATIENCE, self.ask(token)).await;
         match asked.unwrap_or_else(|_| Err(anyhow!("the API server did not answer in time"))) {
             Ok(verdict) => {
-                self.keep(token, verdict.clone());
+                self.answers.keep(token.to_owned(), verdict.clone(), |verdict| verdict.holds(ALONE));
                 verdict
             }
             Err(error) => {
                 let is_refusal = matches!(error.downcast_ref(), Some(Error::Api(_)));
-                if let Some(Verdict::Allowed) = known([ALONE, NO]).filter(|_| !is_refusal) {
+                let before = self.answers.get(token, |verdict| verdict.holds(ALONE));
+                if let Some(Verdict::Allowed) = before.filter(|_| !is_refusal) {
                     debug!("letting in whom the API server let in before: {error:#}");
                     return Verdict::Allowed;
                 }
                 warn!("cannot tell who may read the metrics: {error:#}");
                 Verdict::Undecided
             }
-        }
-    }
-
-    fn keep(&self, token: &str, verdict: Verdict) {
-        let mut answers = lock(&self.answers);
-        if answers.len() >= KEPT {
-            answers.retain(|_, (at, verdict)| {
-                at.elapsed() < if *verdict == Verdict::Allowed { ALONE } else { NO }
-            });
-        }
-        if answers.len() < KEPT {
-            answers.insert(token.to_owned(), (Instant::now(), verdict));
         }
     }
 
@@ -161,7 +150,7 @@ impl Questions {
     /// When nothing tells where the API server is.
     pub fn new(api: config::Api, at_once: usize) -> anyhow::Result<Self> {
         Way::to_api(&api)?;
-        Ok(Self { api, client: Mutex::default(), asked: Semaphore::new(at_once) })
+        Ok(Self { client: Kept::new(api, PATIENCE), asked: Semaphore::new(at_once) })
     }
 
     /// The right to ask, which is waited for.
@@ -200,29 +189,12 @@ impl Questions {
     }
 
     async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let known = lock(&self.client).clone();
-        let client = match known {
-            Some(client) => client,
-            None => {
-                let client = Way::to_api(&self.api)?.client(PATIENCE)?;
-                *lock(&self.client) = Some(client.clone());
-                client
-            }
-        };
         let request = Request::new(path).create(&PostParams::default(), serde_json::to_vec(body)?)?;
-        let answer = client.request(request).await;
-        if answer.is_err() {
-            // The next one reads again whom to trust.
-            *lock(&self.client) = None;
-        }
-        Ok(match &answer {
-            Err(Error::Api(status)) if status.code == 403 => answer
-                .with_context(|| format!("a ClusterRole of our service account lacks the rules {RULES}"))?,
-            _ => answer?,
+        self.client.request(request).await.map_err(|error| match error.downcast_ref() {
+            Some(Error::Api(status)) if status.code == 403 => {
+                error.context(format!("a ClusterRole of our service account lacks the rules {RULES}"))
+            }
+            _ => error,
         })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,9 +1,6 @@
 //! Objects of one kind as they are and as they change, by a list and a watch: for what there is little of.
 
-use std::{
-    hash::{BuildHasher as _, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use kube::{
@@ -15,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use super::client::Way;
-use crate::config;
+use crate::{backoff::Backoff, config};
 
 const WAIT: Duration = Duration::from_secs(1);
 const WAIT_MOST: Duration = Duration::from_secs(30);
@@ -46,7 +43,7 @@ pub(crate) async fn follow<T>(api: &config::Api, which: &Which, mut apply: impl 
 where
     T: DeserializeOwned + Clone + std::fmt::Debug,
 {
-    let (mut wait, mut said) = (WAIT, String::new());
+    let (mut backoff, mut said) = (Backoff::new(WAIT, WAIT_MOST), String::new());
     loop {
         let mut has_begun = false;
         let outcome = run(api, which, |change| {
@@ -55,7 +52,7 @@ where
         })
         .await;
         if has_begun {
-            wait = WAIT;
+            backoff.reset();
             said.clear();
         }
         if let Err(error) = outcome {
@@ -65,10 +62,7 @@ where
                 said = message;
             }
         }
-        // The keys of a hasher are the standard library's only randomness.
-        let random = RandomState::new().hash_one(()) as f64 / u64::MAX as f64;
-        tokio::time::sleep(wait.mul_f64(0.5 + random / 2.0)).await;
-        wait = (wait * 2).min(WAIT_MOST);
+        backoff.pause().await;
     }
 }
 

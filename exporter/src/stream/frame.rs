@@ -1,19 +1,16 @@
 //! Everything that an adapter may be told, at one moment.
 
-use std::{
-    collections::BTreeMap,
-    hash::{BuildHasher as _, RandomState},
-    time::Instant,
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use rustc_hash::FxHashMap;
 
 use super::message::{Container, Histogram, Http, Pod, Route, Usage};
 use crate::{
+    backoff::random,
     cgroup::tree::Tree,
     collector::{agent::SUCCESS, block_io, cpu, http, memory, pressure},
     kube::{self, pod::ContainerKind, pods::Pods},
-    snapshot::{self, Family, Snapshot, Value, pairs},
+    snapshot::{self, Family, Metric, Snapshot, Value, pairs},
 };
 
 /// A pod as it is told, but for the numbers, which are each receiver's own.
@@ -32,8 +29,7 @@ pub struct Identity {
 impl Identity {
     /// Of a run that begins now.
     pub fn new(node: String) -> Self {
-        // The keys of a hasher are the standard library's only randomness.
-        Self { node, instance: RandomState::new().hash_one(()), started: Instant::now() }
+        Self { node, instance: random(), started: Instant::now() }
     }
 }
 
@@ -88,8 +84,13 @@ impl Frame {
             .filter(|family| family.metric().name == SUCCESS.name)
             .flat_map(Family::samples)
             .any(|(_, own, value)| own.contains("\"http\"") && *value == Value::Number(1.0));
-        if looks_at_http {
-            usages.iter_mut().for_each(|usage| usage.http = Some(Http::default()));
+        // A container that is in none of these has waited for nothing, or has nothing that waits; unless nobody looked.
+        let family = |metric: &Metric| snapshot.families().find(|family| family.metric().name == metric.name);
+        let waits = family(&cpu::WAIT).is_some_and(|family| family.shared().next().is_some());
+        let active = family(http::served()[1]).is_some();
+        for usage in &mut usages {
+            usage.queued = waits.then_some(0);
+            usage.http = looks_at_http.then(|| Http { active: active.then_some(0), ..Http::default() });
         }
         for family in snapshot.families() {
             let Some(column) = column(family.metric().name) else { continue };

@@ -5,13 +5,14 @@
 //! Two things are not as shipped: there is no network for pods, so that it has the host's, and a port of its own there; and the
 //! address of the API server, which a Service has elsewhere.
 
-use std::{fs, net::TcpListener, process::Command};
+use std::{fs, process::Command};
 
 use podmeter_tests::{
     cluster::{
         Cluster,
         kubelet::{IMAGE, Kubelet},
     },
+    machine::free_port,
     scrape::Scrape,
     wait,
 };
@@ -68,10 +69,6 @@ fn web(port: u16) -> Value {
                 "env": [{ "name": "PATH", "value": "/bin" }] }],
         } },
     } })
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port()
 }
 
 /// The agent's pod once it is ready, and not one of these.

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     process::Command,
     sync::{
         Arc,
@@ -13,7 +12,8 @@ use std::{
 };
 
 use podmeter_tests::{
-    adapter::Adapter, agent::Agent, cgroup::Cgroup, cluster::NAMESPACE, temp::TempDir, wait,
+    adapter::Adapter, agent::Agent, cgroup::Cgroup, cluster::NAMESPACE, machine::free_port, temp::TempDir,
+    wait,
 };
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -47,8 +47,7 @@ impl Lab {
         let files = TempDir::new("adapter");
         files.file("token", node.cluster.account(ACCOUNT));
         grant(&node);
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+        let port = free_port();
         register(&node, port);
         let url = format!("http://{}", agent.address);
         let adapter = adapter(&node, &files, port, &url, flags);

@@ -1,11 +1,11 @@
 //! The real controller manager and scheduler: who makes pods of Deployments and DaemonSets, and finds nodes for them.
 
-use std::{net::TcpListener, process::Command};
+use std::process::Command;
 
 use serde_json::json;
 
-use super::{Cluster, Options, program, spawn};
-use crate::wait;
+use super::{Cluster, NAMESPACE, Options, program, spawn};
+use crate::{machine::free_port, wait};
 
 impl Cluster {
     /// Starts a whole control plane: what is wanted becomes pods, each has an account's token, and each gets a node.
@@ -15,13 +15,7 @@ impl Cluster {
     pub fn start_whole() -> Self {
         let mut this = Self::begin(Options { is_whole: true, ..Options::default() });
         let file = |name: &str| this.directory.path().join(name).display().to_string();
-        let kubeconfig = this.directory.file("admin.kubeconfig", json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {
-                "server": format!("https://127.0.0.1:{}", this.port), "certificate-authority": file("ca.crt")}}],
-            "users": [{"name": "u", "user": {"token": this.administrator()}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        }).to_string());
+        let kubeconfig = this.kubeconfig();
         let start = |variable: &str, name: &str, more: &[String]| {
             let mut command = Command::new(program(variable));
             for flag in ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"] {
@@ -48,8 +42,51 @@ impl Cluster {
         assert!(works.is_some(), "{}", this.log("kube-controller-manager"));
         this
     }
-}
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port()
+    /// Starts the controllers of Deployments, ReplicaSets and HorizontalPodAutoscalers; the last look every second, and not every
+    /// fifteen as they do by default.
+    ///
+    /// # Panics
+    /// When the program is not there.
+    pub fn start_controllers(&mut self) {
+        let port = free_port();
+        let config = self.kubeconfig();
+        let mut command = Command::new(program("PODMETER_KUBE_CONTROLLER_MANAGER"));
+        command.args(["--leader-elect=false", "--bind-address=127.0.0.1"]);
+        command.arg("--horizontal-pod-autoscaler-sync-period=1s");
+        command.arg(
+            "--controllers=horizontal-pod-autoscaler-controller,deployment-controller,replicaset-controller",
+        );
+        command.arg(format!("--secure-port={port}")).arg(format!("--kubeconfig={config}"));
+        for flag in ["cert-dir", "flex-volume-plugin-dir"] {
+            command.arg(format!("--{flag}={}", self.directory.path().display()));
+        }
+        self.controllers.push(spawn(&self.directory, &mut command, "kube-controller-manager"));
+    }
+
+    /// The path of an administrator's configuration.
+    fn kubeconfig(&self) -> String {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {
+                "server": format!("https://127.0.0.1:{}", self.port), "certificate-authority": self.authority()}}],
+            "users": [{"name": "u", "user": {"token": self.keys.administrator}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
+        });
+        self.directory.file("admin.json", config.to_string())
+    }
+
+    /// Runs kubectl as the administrator: whether it ended well, and what it printed.
+    ///
+    /// # Panics
+    /// When the program is not there.
+    pub fn kubectl(&self, arguments: &[&str]) -> (bool, String) {
+        let mut command = Command::new(program("PODMETER_KUBECTL"));
+        command.arg(format!("--kubeconfig={}", self.kubeconfig()));
+        // It keeps what it discovers.
+        command.arg(format!("--cache-dir={}/kubectl", self.directory.path().display()));
+        let output = command.args(arguments).output().expect("kubectl");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    }
 }

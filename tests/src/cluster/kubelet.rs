@@ -4,7 +4,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{Cluster, program, spawn};
-use crate::{cgroup, process::signal, temp::TempDir, wait};
+use crate::{cgroup, machine::free_port, process::signal, temp::TempDir, wait};
 
 /// The image that pods can have: a busybox, and nothing else.
 pub const IMAGE: &str = "registry.test/busybox:1";
@@ -70,8 +69,7 @@ impl Kubelet {
         root.iter().for_each(|directory| fs::create_dir(directory).expect("root"));
         cluster.keys.node(cluster.directory.path(), node);
         let [certificate, key] = cluster.certificate("kubelet").map(|path| path.display().to_string());
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+        let port = free_port();
         let file = |name: &str| cluster.directory.path().join(name).display().to_string();
         directory.file("kubeconfig", json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
@@ -146,22 +144,7 @@ impl Kubelet {
     /// # Panics
     /// When the kubelet refuses.
     pub fn cadvisor(&self, cluster: &Cluster) -> String {
-        let authorization = format!("Authorization: Bearer {}", cluster.keys.administrator);
-        let mut command = Command::new("curl");
-        command.args([
-            "--silent",
-            "--show-error",
-            "--fail",
-            "--max-time",
-            "20",
-            "--noproxy",
-            "*",
-            "--cacert",
-        ]);
-        command.arg(cluster.authority()).args(["--header", &authorization]);
-        let output = command.arg(format!("{}/metrics/cadvisor", self.url())).output().expect("curl");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        cluster.fetch(&format!("{}/metrics/cadvisor", self.url()), None)
     }
 }
 
