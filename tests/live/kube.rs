@@ -2,6 +2,7 @@
 
 mod beside;
 mod kubelet;
+mod lives;
 mod names;
 pub(crate) mod node;
 mod outage;
