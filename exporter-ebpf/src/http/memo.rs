@@ -4,10 +4,11 @@ use aya_ebpf::bindings::__sk_buff;
 
 use super::{
     connection::{self, Connection},
+    exemplar::kernel::end,
     framing::{Cursor, Source as _, get},
     head::Method,
     packet::{MEMO, Packet, Segment},
-    pipeline::{self, depth, http_end, place},
+    pipeline::{self, depth, place},
     table::{BODY, CHUNKED, HAS_LENGTH, NO_BODY, RESPONSE, START},
 };
 
@@ -86,7 +87,7 @@ impl Segment {
                 (*stream).state = BODY;
                 return true;
             }
-            http_end(this, &raw mut (*this).request);
+            end(self.skb, this, &raw mut (*this).request);
         }
         true
     }
