@@ -131,7 +131,9 @@ pub(super) extern "C" fn http_remember(
         }
         let at = if flags & NO_BODY != 0 { 0 } else { (*stream).length_at };
         (*this).memo_at = if u32::from(at) + DIGITS <= MEMO { 0 } else { at };
-        (*this).memo_body = (body + left) as u32;
+        // Of what is whole nothing is to come, whatever its length says: it may be an answer to HEAD, or 304.
+        let to_come = if goes_on { left } else { 0 };
+        (*this).memo_body = (body + to_come) as u32;
         (*this).memo_head = head as u16;
         (*this).response_memo = response_memo(skb, this, cursor, memo);
     }
