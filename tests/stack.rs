@@ -6,9 +6,7 @@ use std::{
     path::Path,
 };
 
-use object::{
-    Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionIndex, SymbolKind,
-};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SymbolKind};
 
 /// `MAX_BPF_STACK` in include/linux/filter.h: what all frames of a chain of calls may take, bytes.
 const STACK: u32 = 512;
@@ -17,8 +15,8 @@ const STACK: u32 = 512;
 /// programs are compiled: 6.12 took what 6.1 refused with "combined stack size of 4 calls is 544".
 const FRAME: u32 = 32;
 
-/// A function, by its section and its place in there.
-type Place = (SectionIndex, u64);
+/// A function, by the index of its section and its place in there.
+type Place = (usize, u64);
 
 /// What one takes of the stack, and what it calls.
 #[derive(Default)]
@@ -79,7 +77,8 @@ fn functions(file: &object::File<'_>) -> BTreeMap<Place, Function> {
         let section = file.section_by_index(index).expect("the symbol's");
         let bytes = section.data().expect("code");
         let targets: BTreeMap<_, _> = section.relocations().collect();
-        let mut function = Function { name: symbol.name().expect("a name").to_owned(), ..Function::default() };
+        let mut function =
+            Function { name: symbol.name().expect("a name").to_owned(), ..Function::default() };
         let (mut at, mut copied) = (symbol.address(), None);
         while at < symbol.address() + symbol.size() {
             let start = usize::try_from(at).expect("a small file");
@@ -88,11 +87,11 @@ fn functions(file: &object::File<'_>) -> BTreeMap<Place, Function> {
             copied = (one.code == COPY && one.from == 10).then_some(one.to);
             // Of a function of the object, and not of a helper.
             if one.code == CALL && one.from == 1 {
-                function.calls.insert(called(file, index, at, &one, targets.get(&at)));
+                function.calls.insert(called(file, index.0, at, &one, targets.get(&at)));
             }
             at += if one.code == WIDE { 16 } else { 8 };
         }
-        found.insert((index, symbol.address()), function);
+        found.insert((index.0, symbol.address()), function);
     }
     found
 }
@@ -100,7 +99,7 @@ fn functions(file: &object::File<'_>) -> BTreeMap<Place, Function> {
 /// Where a call goes: instructions count from the next one, or from the start of the section that a relocation names.
 fn called(
     file: &object::File<'_>,
-    section: SectionIndex,
+    section: usize,
     at: u64,
     call: &Instruction,
     relocation: Option<&object::Relocation>,
@@ -111,7 +110,7 @@ fn called(
     };
     let RelocationTarget::Symbol(index) = relocation.target() else { panic!("{relocation:?}") };
     let symbol = file.symbol_by_index(index).expect("the relocation's");
-    let to = symbol.section_index().expect("a function of the object");
+    let to = symbol.section_index().expect("a function of the object").0;
     let is_section = symbol.kind() == SymbolKind::Section;
     (to, if is_section { u64::try_from(behind).expect("in the section") } else { symbol.address() })
 }

@@ -37,11 +37,13 @@ pub enum Loss {
     FramingLost,
     /// The cgroup of a socket is gone: its last requests have no owner.
     CgroupGone,
+    /// No room for another exemplar: a request is counted, and its trace is not told.
+    ExemplarsFull,
 }
 
 impl Loss {
     /// Every loss, in the order of the kernel's counters.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::CgroupSlots,
         Self::SeriesRows,
         Self::CgroupEvents,
@@ -58,6 +60,7 @@ impl Loss {
         Self::RequestLineSplit,
         Self::FramingLost,
         Self::CgroupGone,
+        Self::ExemplarsFull,
     ];
 
     /// The name in the `reason` label.
@@ -79,6 +82,7 @@ impl Loss {
             Self::RequestLineSplit => "request_line_split",
             Self::FramingLost => "framing_lost",
             Self::CgroupGone => "cgroup_gone",
+            Self::ExemplarsFull => "exemplars_full",
         }
     }
 }

@@ -152,6 +152,7 @@ impl Encoder {
         let opening = start..self.out.len();
         let mut is_opened = true;
         let mut infinity_seen = false;
+        let mut above = f64::NEG_INFINITY;
         for (index, &(bound, count)) in histogram.buckets.iter().enumerate() {
             infinity_seen |= bound == f64::INFINITY;
             if !std::mem::take(&mut is_opened) {
@@ -160,7 +161,9 @@ impl Encoder {
             self.bound(index, bound);
             self.push("\"} ");
             self.count(count);
+            self.exemplar(histogram, above, bound);
             self.finish();
+            above = bound;
         }
         if !infinity_seen {
             if !is_opened {
@@ -168,12 +171,23 @@ impl Encoder {
             }
             self.push("+Inf\"} ");
             self.count(histogram.count);
+            self.exemplar(histogram, above, f64::INFINITY);
             self.finish();
         }
         self.number(name, "_sum", labels, histogram.sum);
         self.bare(name, "_count", labels);
         self.count(histogram.count);
         self.finish();
+    }
+
+    /// An observation in a bucket, if one is known: only OpenMetrics has a place for it.
+    fn exemplar(&mut self, histogram: &Histogram, above: f64, bound: f64) {
+        if let Some(exemplar) = histogram.exemplar(above, bound).filter(|_| self.openmetrics) {
+            self.push_all([" # {trace_id=\"", &exemplar.trace, "\"} "]);
+            self.float(exemplar.value);
+            // In full, and not with an exponent: a reader need not take that for a time.
+            write_fmt(&mut self.out, format_args!(" {:.3}", exemplar.at));
+        }
     }
 
     /// The bound of a bucket, rendered anew only where the last histogram had another in its place.

@@ -73,14 +73,38 @@ struct Histogram {
     /// Each bucket's count, less that of the one before it.
     #[prost(sint64, repeated, tag = "13")]
     positive_delta: Vec<i64>,
+    /// Of the native histogram, by time.
+    #[prost(message, repeated, tag = "16")]
+    exemplars: Vec<Exemplar>,
 }
 
-#[derive(Clone, Copy, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message)]
 struct Bucket {
     #[prost(uint64, tag = "1")]
     cumulative_count: u64,
     #[prost(double, tag = "2")]
     upper_bound: f64,
+    #[prost(message, optional, tag = "3")]
+    exemplar: Option<Exemplar>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Exemplar {
+    #[prost(message, repeated, tag = "1")]
+    label: Vec<LabelPair>,
+    #[prost(double, tag = "2")]
+    value: f64,
+    #[prost(message, optional, tag = "3")]
+    timestamp: Option<Timestamp>,
+}
+
+/// `google.protobuf.Timestamp`.
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Timestamp {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -125,7 +149,12 @@ fn metric(kind: Kind, (container, own, value): (&str, &str, &Value)) -> Metric {
 /// The classic histogram and, where there are the fine buckets, the native one.
 fn both(histogram: &snapshot::Histogram) -> Histogram {
     let classic = histogram.buckets.iter().copied().chain(iter::once((f64::INFINITY, histogram.count)));
-    let bucket = classic.map(|(upper_bound, cumulative_count)| Bucket { cumulative_count, upper_bound });
+    let mut above = f64::NEG_INFINITY;
+    let bucket = classic.map(|(upper_bound, cumulative_count)| {
+        let exemplar = histogram.exemplar(above, upper_bound).map(exemplar);
+        above = upper_bound;
+        Bucket { cumulative_count, upper_bound, exemplar }
+    });
     let mut both = Histogram {
         sample_count: histogram.count,
         sample_sum: histogram.sum,
@@ -139,8 +168,16 @@ fn both(histogram: &snapshot::Histogram) -> Histogram {
         both.zero_count = fine[0];
         both.positive_span = positive_span;
         both.positive_delta = positive_delta;
+        both.exemplars = histogram.exemplars.iter().map(exemplar).collect();
     }
     both
+}
+
+fn exemplar(of: &snapshot::Exemplar) -> Exemplar {
+    let label = LabelPair { name: "trace_id".to_owned(), value: of.trace.clone() };
+    let (seconds, nanos) = (of.at.floor(), of.at.fract() * 1e9);
+    let timestamp = Timestamp { seconds: seconds as i64, nanos: nanos as i32 };
+    Exemplar { label: vec![label], value: of.value, timestamp: Some(timestamp) }
 }
 
 /// The native buckets that have observations, by index, ascending. What is above the last bound is only known to be that.

@@ -86,7 +86,7 @@ impl Sum {
             buckets.push((bound as f64 / 1e9, seen));
         }
         let (sum, count) = (self.nanos as f64 / 1e9, self.count());
-        Histogram { buckets, sum, count, fine: Some(self.buckets) }
+        Histogram { buckets, sum, count, fine: Some(self.buckets), exemplars: Vec::new() }
     }
 }
 

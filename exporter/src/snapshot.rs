@@ -162,6 +162,26 @@ pub struct Histogram {
     pub count: u64,
     /// Observations by the kernel's own buckets ([`exporter_ebpf::histogram`]), which a native histogram is made of.
     pub fine: Option<Box<[u64; BUCKETS]>>,
+    /// Some of the observations that are known one by one, the latest last.
+    pub exemplars: Vec<Exemplar>,
+}
+
+impl Histogram {
+    /// The latest exemplar that is in a bucket: above the bound of the one before it, and at most its own.
+    pub fn exemplar(&self, above: f64, bound: f64) -> Option<&Exemplar> {
+        self.exemplars.iter().rev().find(|exemplar| above < exemplar.value && exemplar.value <= bound)
+    }
+}
+
+/// An observation, and the trace that it was of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exemplar {
+    /// The trace's id, 32 hexadecimal digits.
+    pub trace: String,
+    /// What was observed, in base units.
+    pub value: f64,
+    /// When, seconds since 1970.
+    pub at: f64,
 }
 
 /// What a sample says.

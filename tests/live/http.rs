@@ -5,6 +5,7 @@ mod bodies;
 mod counts;
 mod deferred;
 mod differential;
+pub(crate) mod exemplars;
 pub(crate) mod lab;
 pub(crate) mod latency;
 mod losses;

@@ -1,6 +1,7 @@
 //! The peers that read what we say: a real Prometheus, its promtool, and curl.
 
 use std::{
+    collections::BTreeSet,
     io::Write as _,
     net::TcpListener,
     process::{Child, Command, Stdio},
@@ -10,6 +11,7 @@ use podmeter_tests::{agent::Agent, temp::TempDir, wait};
 use serde_json::Value;
 
 use crate::http::{
+    exemplars::field,
     lab::{Lab, get},
     latency::{bucket, buckets},
 };
@@ -40,6 +42,7 @@ impl Prometheus {
             .arg(format!("--config.file={config}"))
             .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))
             .arg(format!("--web.listen-address={address}"))
+            .arg("--enable-feature=exemplar-storage")
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -68,6 +71,14 @@ impl Prometheus {
         let result = answer["result"].as_array().expect("a vector");
         assert!(result.len() <= 1, "{expression}: {answer}");
         result.first()?["value"][1].as_str()?.parse().ok().filter(|value: &f64| value.is_finite())
+    }
+
+    /// The traces that it has for a series and a container.
+    fn traces(&self, series: &str, id: &str) -> BTreeSet<String> {
+        let answer = self.api(&format!("query_exemplars?query={series}&start=0&end=4102444800"));
+        let of_series = answer.as_array().expect("series").iter().filter(|of| of["seriesLabels"]["id"] == id);
+        let all = of_series.flat_map(|of| of["exemplars"].as_array().expect("exemplars"));
+        all.map(|one| one["labels"]["trace_id"].as_str().expect("a trace").to_owned()).collect()
     }
 
     fn log(&self) -> String {
@@ -119,7 +130,14 @@ fn prometheus_scrapes_and_computes() {
         assert_eq!(targets.len(), 1, "{answer}");
         (targets[0]["health"] == "up" && targets[0]["lastError"] == "").then_some(())
     });
-    // OpenMetrics tells the unit of a family, the text format does not.
+    // OpenMetrics has exemplars, and tells the unit of a family: the text format does not.
+    let trace = "00000000000000000000000000abcdef";
+    let traced = format!("send GET /traced HTTP/1.1\\r\\n{}\\r\\n", field(trace, "01"));
+    talk.all(&[&traced, "answer"]);
+    let known = BTreeSet::from([trace.to_owned()]);
+    wait::until("the trace", || {
+        (prometheus.traces("http_server_request_duration_seconds_bucket", id) == known).then_some(())
+    });
     let metadata = prometheus.api("targets/metadata?metric=http_server_request_duration_seconds");
     assert_eq!(
         (&metadata[0]["type"], &metadata[0]["unit"]),
@@ -147,7 +165,10 @@ fn a_current_prometheus_takes_native_histograms() {
     for delay in DELAYS {
         talk.say(&format!("time 10 /delay/{delay}"));
     }
-    let sent = 10 * DELAYS.len() as u64;
+    let trace = "00000000000000000000000000fedcba";
+    let traced = format!("send GET /delay/{} HTTP/1.1\\r\\n{}\\r\\n", DELAYS[0], field(trace, "01"));
+    talk.all(&[&traced, "answer"]);
+    let sent = 10 * DELAYS.len() as u64 + 1;
     let scrape = lab.settled(sent, sent);
     let id = &lab.server_id;
     let name = "http_server_request_duration_seconds";
@@ -175,6 +196,9 @@ fn a_current_prometheus_takes_native_histograms() {
         let (fine, coarse) = (of(&native), of(&format!("{name}_bucket{{id=\"{id}\"}}")));
         assert_eq!(bucket(&classic, fine), bucket(&classic, coarse), "{quantile}: {fine} and {coarse}");
         assert!(fine > delay / 1e3 / 1.0906, "{quantile}: {fine}, and {delay} ms were waited");
+    }
+    for series in [name.to_owned(), format!("{name}_bucket")] {
+        assert_eq!(prometheus.traces(&series, id), BTreeSet::from([trace.to_owned()]), "{series}");
     }
     // Native ones are there for the other signals as well.
     let waits = "count(histogram_count(container_cpu_run_queue_latency_seconds) > 0)";

@@ -45,7 +45,8 @@ pub(super) struct Connection {
     pub(super) opaque: u8,
     /// [`Self::memo`]: the method of the request.
     pub(super) memo_method: u8,
-    reserved: u8,
+    /// Whether one of its requests is followed: see [`super::exemplar`].
+    pub(super) traced: u8,
     pub(super) requests: Stream,
     /// The hash of the beginning and the length of the last segment that was a request, whole and of a kind without a body; 0 if
     /// there was none. One like it is the same request again.
@@ -99,7 +100,7 @@ impl Connection {
         role: 0,
         opaque: 0,
         memo_method: 0,
-        reserved: 0,
+        traced: 0,
         requests: Stream::NEW,
         memo: 0,
         begun: 0,

@@ -71,7 +71,8 @@ impl Segment {
         // SAFETY: the caller's.
         unsafe {
             let missed = self.ack.wrapping_sub((*other).next);
-            if self.ingress || (missed as i32) <= 0 || (*this).begun == 0 {
+            // One alone is no byte, but the number that an end takes.
+            if self.ingress || (missed as i32) <= 1 || (*this).begun == 0 {
                 return;
             }
             seldom();

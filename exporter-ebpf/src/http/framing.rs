@@ -12,7 +12,7 @@ use super::{
     table::{
         self, BODY, CHUNKED, CLOSE, CODING_CHUNKED, DATA, DATA_CR, EXPECT, EXPECTS, FIRST_ACTION,
         FIRST_BYTEWISE, HAS_LENGTH, HEAD_END, LAST_ACTION, LENGTH, LINE, LINE_REST_FIRST, MESSAGE_END,
-        NO_BODY, RESPONSE, SIZE, SIZE_END, START, TRAILER, UNKNOWN,
+        NO_BODY, RESPONSE, SIZE, SIZE_END, START, TRACE, TRAILER, UNKNOWN,
     },
 };
 
@@ -57,6 +57,10 @@ pub struct Cursor {
     pub filled: u32,
     /// Where the payload begins in the packet.
     pub offset: u32,
+    /// Behind which byte of the payload a line `traceparent` begins; 0 if none was found.
+    pub trace_at: u32,
+    /// Keeps the size explicit.
+    pub spare: u32,
     /// The sequence number that the other direction goes on with.
     pub ack: u32,
     /// Now, ns; 0 before it was asked for.
@@ -90,6 +94,8 @@ impl Cursor {
             base: 0,
             filled: 0,
             offset: 0,
+            trace_at: 0,
+            spare: 0,
             ack: 0,
             now: 0,
             began: 0,
@@ -231,6 +237,9 @@ unsafe fn advance(source: &impl Source, cursor: *mut Cursor, stream: *mut Stream
         let mut state = state;
         if state == LINE && ahead >= WORD {
             (state, crossed) = name(window, opaque(place), ahead);
+            if state == TRACE {
+                set(&raw mut (*cursor).trace_at, at.wrapping_add(1));
+            }
         }
         if state >= LINE_REST_FIRST {
             crossed = line_rest(window, opaque(place), ahead);

@@ -2,7 +2,7 @@
 
 use super::{
     framing::WINDOW,
-    table::{LENGTH, LINE, LINE_REST},
+    table::{LENGTH, LINE, LINE_REST, TRACE},
 };
 
 /// How many bytes a step crosses at most within a line.
@@ -31,7 +31,10 @@ pub(super) unsafe fn name(window: *const u8, place: u64, ahead: u32) -> (u8, u32
     let is_end = first as u8 == b'\r' || first as u8 == b'\n';
     let may_matter =
         first | TRANSFER.case == TRANSFER.name || (first | EXPECT_.case) << 16 == EXPECT_.name << 16;
-    (if is_end || may_matter { LINE } else { LINE_REST }, 0)
+    if is_end || may_matter {
+        return (LINE, 0);
+    }
+    (if first | TRACEPAR.case == TRACEPAR.name { TRACE } else { LINE_REST }, 0)
 }
 
 /// How many bytes there are before the end of the line, or as many as a step crosses. A line end behind the window stops it too.
@@ -82,6 +85,8 @@ impl Name {
 const CONTENT: Name = Name::new(b"content-");
 const LENGTH_OF: Name = Name::new(b"length:");
 const TRANSFER: Name = Name::new(b"transfer");
+/// No other field begins so.
+const TRACEPAR: Name = Name::new(b"tracepar");
 const EXPECT_: Name = Name::new(b"expect");
 
 /// Eight bytes of the window, however they are aligned.

@@ -4,10 +4,11 @@ use aya_ebpf::bindings::__sk_buff;
 
 use super::{
     connection::{self, Connection},
+    exemplar::kernel::end,
     framing::{Cursor, Source as _, get},
     head::Method,
     packet::{MEMO, Packet, Segment},
-    pipeline::{self, depth, http_end, place},
+    pipeline::{self, depth, place},
     table::{BODY, CHUNKED, HAS_LENGTH, NO_BODY, RESPONSE, START},
 };
 
@@ -86,7 +87,7 @@ impl Segment {
                 (*stream).state = BODY;
                 return true;
             }
-            http_end(this, &raw mut (*this).request);
+            end(self.skb, this, &raw mut (*this).request);
         }
         true
     }
@@ -130,7 +131,9 @@ pub(super) extern "C" fn http_remember(
         }
         let at = if flags & NO_BODY != 0 { 0 } else { (*stream).length_at };
         (*this).memo_at = if u32::from(at) + DIGITS <= MEMO { 0 } else { at };
-        (*this).memo_body = (body + left) as u32;
+        // Of what is whole nothing is to come, whatever its length says: it may be an answer to HEAD, or 304.
+        let to_come = if goes_on { left } else { 0 };
+        (*this).memo_body = (body + to_come) as u32;
         (*this).memo_head = head as u16;
         (*this).response_memo = response_memo(skb, this, cursor, memo);
     }

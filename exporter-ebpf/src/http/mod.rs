@@ -4,7 +4,7 @@
 //! Hooks: `cgroup_skb` ingress and egress at the root of cgroup v2. Every path returns 1: a 0 would drop the packet.
 //! `tp_btf/tcp_destroy_sock` (4.16+) ends what a connection leaves behind; `iter/bpf_sk_storage_map` (5.9+), when scraped, counts the
 //! requests that wait and accounts for what connections carried. Functions that are verified by themselves: 5.12+.
-//! Maps: `CONNECTIONS` (socket storage, 184 bytes), `PIPELINES` and `CARRIES` (socket storage of the few that need it), `DEFERRED`
+//! Maps: `CONNECTIONS` (socket storage, 184 bytes), `PIPELINES`, `CARRIES` and `TRACES` (socket storage of the few that need it), `EXEMPLARS` (see [`exemplar`]), `DEFERRED`
 //! (connections that have no socket yet), `ACTIVE` (by slot: the requests that wait), `COVERAGE` (by slot: bytes), `ROUTES` (slot and
 //! route hash -> the request line), `PATTERNS`, `LITERALS` and `SCOPES` (see [`pattern`]), rows of `series`.
 //! Metrics: `http_{server,client}_*`, `podmeter_http_coverage_*`.
@@ -18,6 +18,7 @@
 //! of the connection, or [`IDLE`] without a byte.
 
 pub mod coverage;
+pub mod exemplar;
 pub mod framing;
 pub mod head;
 mod line;
@@ -46,6 +47,8 @@ pub const SIGNAL: Signal = Signal {
         CONNECTIONS,
         "PIPELINES",
         "CARRIES",
+        "TRACES",
+        exemplar::EXEMPLARS,
         "DEFERRED",
         ACTIVE,
         coverage::COVERAGE,

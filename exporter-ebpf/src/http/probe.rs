@@ -10,6 +10,7 @@ use super::{
     connection::{self, Connection, SERVER},
     coverage, deferred,
     disorder::http_cross,
+    exemplar::kernel::end,
     framing::{Cursor, WINDOW, at_most, get, pass, set},
     memo::http_remember,
     opening::http_open,
@@ -127,6 +128,7 @@ impl Segment {
             set(&raw mut (*cursor).at, 0);
             set(&raw mut (*cursor).end, self.len);
             set(&raw mut (*cursor).offset, self.offset);
+            set(&raw mut (*cursor).trace_at, 0);
             set(&raw mut (*cursor).ack, self.ack);
             set(&raw mut (*cursor).now, 0);
             set(&raw mut (*cursor).ingress, u16::from(self.ingress));
@@ -145,6 +147,7 @@ impl Segment {
             let filled = if from == 0 { 0 } else { at_most(self.len, MEMO) as u32 };
             set(&raw mut (*cursor).base, 0);
             set(&raw mut (*cursor).filled, filled);
+            set(&raw mut (*cursor).spare, 0);
             set(&raw mut (*cursor).began, 0);
             set(&raw mut (*cursor).route, 0);
             set(&raw mut (*cursor).route_end, 0);
@@ -257,7 +260,7 @@ impl Segment {
             } else if (*this).status != 0 {
                 (*this).last = self.now();
                 let request = pipeline::request(this, self.skb, (*this).answered, false);
-                http_end(this, request);
+                end(self.skb, this, request);
             }
         }
     }

@@ -6,6 +6,7 @@ use super::{
     RouteLine,
     connection::{self, Connection, http_admit},
     coverage::{Reason, charge},
+    exemplar::kernel::http_trace,
     framing::{Cursor, Source as _, Stream, WINDOW, at_most, fill, get, opaque, scan, set},
     head::{HEAD, METHOD, Method, Start, is_bodiless, method_end, start},
     packet::{MEMO, Packet, now},
@@ -14,7 +15,10 @@ use super::{
     route::{Hash, Route},
     table::{BODY, CHUNKED, EXPECTS, HAS_LENGTH, LINE_REST, NO_BODY, PARTIAL, START, UNKNOWN},
 };
-use crate::loss::{Loss, count};
+use crate::{
+    kernel::seldom,
+    loss::{Loss, count},
+};
 
 /// How often one segment may be read on in: 32 requests, or a head of 8 KiB in lines of 32 bytes and more.
 pub(super) const ROUNDS: u32 = 128;
@@ -66,7 +70,16 @@ pub(super) extern "C" fn http_requests(
                         break;
                     }
                 }
-            } else if http_scan(skb, cursor, stream) == 0 {
+            } else {
+                let goes_on = http_scan(skb, cursor, stream) != 0;
+                if get(&raw const (*cursor).trace_at) != 0 {
+                    seldom();
+                    http_trace(skb, this, cursor);
+                }
+                if goes_on {
+                    round += 1;
+                    continue;
+                }
                 if get(&raw const (*stream).body) != 0 {
                     http_note(skb, this);
                 }

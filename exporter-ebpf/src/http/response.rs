@@ -5,10 +5,11 @@ use aya_ebpf::bindings::__sk_buff;
 use super::{
     connection::{self, Connection, http_blind},
     coverage::{Reason, charge},
+    exemplar::kernel::end,
     framing::{Cursor, Stream, fill, get, set},
     head::{Method, STATUS, status},
     packet::{Packet, now},
-    pipeline::{self, depth, http_end},
+    pipeline::{self, depth},
     request::{FAILED, ROUNDS, http_keep, http_line, http_scan, is_over},
     table::{CLOSE, LINE_REST, NO_BODY, PARTIAL, RESPONSE, START, UNKNOWN},
 };
@@ -87,7 +88,7 @@ pub(super) unsafe fn settle(skb: *mut __sk_buff, this: *mut Connection, cursor: 
             let tunnel = connection::is((*request).method, Method::Connect) && status < 300;
             (*this).response_memo = 0;
             (*this).memo_status = status;
-            http_end(this, request);
+            end(skb, this, request);
             if status == 101 || tunnel {
                 http_blind(this, Reason::Upgraded as u32, Loss::ConnectionUpgraded as u32);
                 return UNKNOWN;

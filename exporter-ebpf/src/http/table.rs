@@ -66,6 +66,8 @@ pub const LINE_REST: u8 = LINE_REST_FIRST;
 const TRAILER_REST: u8 = 125;
 /// The same behind a chunk's size.
 const EXTENSION: u8 = 126;
+/// In the line that names the trace, whose value is not read here.
+pub const TRACE: u8 = 127;
 /// The first of these states.
 pub const LINE_REST_FIRST: u8 = 124;
 
@@ -137,6 +139,7 @@ const fn class(letter: u8) -> usize {
 static NEXT: [u8; STATES * CLASSES] = {
     let mut table = Table([UNKNOWN; STATES * CLASSES]);
     table.line(LINE_REST, LINE_REST, LINE);
+    table.line(TRACE, LINE_REST, LINE);
     table.line(EXPECT, LINE_REST, LINE);
     table.line(LINE, LINE_REST, HEAD_END);
     table.on(LINE, CR, LINE_CR);

@@ -2,6 +2,7 @@
 
 mod coverage;
 mod sides;
+mod traces;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -16,6 +17,7 @@ pub(crate) use self::coverage::UNPARSED;
 use self::{
     coverage::Accounts,
     sides::{SIDES, Side},
+    traces::Traces,
 };
 use super::{Collector, Context, Start};
 use crate::{
@@ -96,6 +98,7 @@ struct Collect {
     named: Routes,
     /// The texts of the routes, by hash, which is that of the text: what a cgroup that is gone had counted keeps its route.
     texts: HashMap<u64, String>,
+    traces: Traces,
     /// The routes of this scrape.
     seen: HashSet<u64>,
 }
@@ -115,7 +118,8 @@ impl Collect {
         };
         let (active, coverage) = (probes.array(ACTIVE)?, Accounts::new(probes)?);
         let (routes, texts, seen) = (probes.take(ROUTES)?, HashMap::new(), HashSet::new());
-        Ok(Self { flush, active, coverage, routes, named, texts, seen })
+        let traces = Traces::new(probes)?;
+        Ok(Self { flush, active, coverage, routes, named, texts, traces, seen })
     }
 
     /// Emits what one side has; the workloads that ever had a request.
@@ -149,11 +153,9 @@ impl Collect {
             };
             let Some(route) = self.text(sum.slot, key.route) else { continue };
             let status = status.to_string();
-            family.histogram(
-                &workload.labels,
-                &[method.as_str(), &status, &route],
-                sum.histogram(&DURATION_BOUNDS),
-            );
+            let mut histogram = sum.histogram(&DURATION_BOUNDS);
+            histogram.exemplars = self.traces.take(&side.families[..2], key);
+            family.histogram(&workload.labels, &[method.as_str(), &status, &route], histogram);
             texts.insert(of_route(&key), (workload, method.as_str(), route));
         }
         family = out.family(side.first_byte);
@@ -167,7 +169,7 @@ impl Collect {
             for (key, (workload, method, route)) in &texts {
                 let Some(sizes) = sizes.get(key) else { continue };
                 let (sum, count) = (sizes[at] as f64, sizes[0]);
-                let histogram = Histogram { buckets: Vec::new(), sum, count, fine: None };
+                let histogram = Histogram { buckets: Vec::new(), sum, count, ..Histogram::default() };
                 family.histogram(&workload.labels, &[method, route], histogram);
             }
         }
@@ -247,6 +249,7 @@ impl Collector for Collect {
 
     fn collect(&mut self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
         self.seen.clear();
+        self.traces.read(context);
         // Who ever had a request has none now, unless it is counted below.
         let active = [&SIDES[0], &SIDES[1]].map(|side| self.emit(side, context, out));
         let seen = &self.seen;
@@ -262,6 +265,7 @@ impl Collector for Collect {
         self.named.release(released.key);
         self.coverage.release(released, slot);
         let Some(slot) = slot else { return };
+        self.traces.release(slot);
         let gone = self.routes.keys().flatten().filter(|key| key.slot == slot);
         for key in gone.collect::<Vec<_>>() {
             _ = self.routes.remove(&key);

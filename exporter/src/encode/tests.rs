@@ -126,7 +126,13 @@ const EDGES: [f64; 27] = [
 ];
 
 fn histogram(buckets: &[(f64, u64)], sum: f64, count: u64) -> snapshot::Histogram {
-    snapshot::Histogram { buckets: buckets.to_vec(), sum, count, fine: None }
+    snapshot::Histogram { buckets: buckets.to_vec(), sum, count, fine: None, exemplars: Vec::new() }
+}
+
+/// Two in the bucket up to 0.5, and one beyond every bound.
+fn exemplars() -> Vec<snapshot::Exemplar> {
+    let all = [("aa", 0.1, 1_700_000_000.0), ("bb", 0.5, 1_700_000_001.25), ("cc", 2.0, 1_700_000_002.5)];
+    all.map(|(trace, value, at)| snapshot::Exemplar { trace: trace.to_owned(), value, at }).to_vec()
 }
 
 const AWKWARD: [(&str, &str); 3] = [("a", ""), ("b", "q\"b\\s\nn"), ("c", "é 漢字 \t{},=")];
@@ -206,7 +212,9 @@ fn openmetrics_golden() {
         -0.0,
     );
     let family = snapshot.family(metric(Kind::Histogram, "lat_seconds", "Latency."));
-    family.histogram(&pod, &[], histogram(&[(1e-5, 1), (0.5, 2), (1.0, 3)], 0.75, 9_007_199_254_740_993));
+    let mut latency = histogram(&[(1e-5, 1), (0.5, 2), (1.0, 3)], 0.75, 9_007_199_254_740_993);
+    latency.exemplars = exemplars();
+    family.histogram(&pod, &[], latency);
     let expected = r#"# HELP cpu_seconds CPU \"time\".
 # TYPE cpu_seconds counter
 # UNIT cpu_seconds seconds
@@ -225,9 +233,9 @@ seconds -0.0
 # TYPE lat_seconds histogram
 # UNIT lat_seconds seconds
 lat_seconds_bucket{pod="a\"b\\c\nd",le="1e-05"} 1
-lat_seconds_bucket{pod="a\"b\\c\nd",le="0.5"} 2
+lat_seconds_bucket{pod="a\"b\\c\nd",le="0.5"} 2 # {trace_id="bb"} 0.5 1700000001.250
 lat_seconds_bucket{pod="a\"b\\c\nd",le="1.0"} 3
-lat_seconds_bucket{pod="a\"b\\c\nd",le="+Inf"} 9007199254740993
+lat_seconds_bucket{pod="a\"b\\c\nd",le="+Inf"} 9007199254740993 # {trace_id="cc"} 2.0 1700000002.500
 lat_seconds_sum{pod="a\"b\\c\nd"} 0.75
 lat_seconds_count{pod="a\"b\\c\nd"} 9007199254740993
 # EOF

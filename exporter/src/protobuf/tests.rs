@@ -53,6 +53,21 @@ fn samples_have_their_labels_and_values() {
     assert_eq!(family.metric[0].gauge, Some(Number { value: 1.5 }));
 }
 
+#[test]
+fn exemplars_are_in_their_buckets_and_all_of_the_native_histogram() {
+    let exemplar = |trace: &str, value, at| snapshot::Exemplar { trace: trace.to_owned(), value, at };
+    let exemplars = vec![exemplar("aa", 0.1, 10.5), exemplar("bb", 0.5, 11.0), exemplar("cc", 2.0, 12.25)];
+    let (buckets, fine) = (vec![(0.5, 2), (1.0, 2)], Some(Box::new([0; BUCKETS])));
+    let one = both(&snapshot::Histogram { buckets, sum: 2.6, count: 3, fine, exemplars });
+    let trace = |of: &Exemplar| (of.label[0].name.clone(), of.label[0].value.clone(), of.value);
+    let of = |trace: &str, value| ("trace_id".to_owned(), trace.to_owned(), value);
+    let found = one.bucket.iter().map(|bucket| bucket.exemplar.as_ref().map(trace));
+    assert_eq!(found.collect::<Vec<_>>(), [Some(of("bb", 0.5)), None, Some(of("cc", 2.0))]);
+    let found = one.exemplars.iter().map(trace);
+    assert_eq!(found.collect::<Vec<_>>(), [of("aa", 0.1), of("bb", 0.5), of("cc", 2.0)]);
+    assert_eq!(one.exemplars[2].timestamp, Some(Timestamp { seconds: 12, nanos: 250_000_000 }));
+}
+
 proptest! {
     /// Every observation is in the native bucket that has its value, in the zero bucket or in the one without end.
     #[test]
@@ -63,7 +78,7 @@ proptest! {
         nanos.iter().for_each(|&value| fine[index(value)] += 1);
         let mut snapshot = Snapshot::default();
         let count = nanos.len() as u64;
-        let histogram = snapshot::Histogram { buckets: vec![(0.5, 0)], sum: 1.0, count, fine: Some(fine) };
+        let histogram = snapshot::Histogram { buckets: vec![(0.5, 0)], sum: 1.0, count, fine: Some(fine), exemplars: Vec::new() };
         snapshot.family(&LATENCY).histogram(&Labels::NONE, &[], histogram);
         let families = read(&snapshot);
         let histogram = families[0].metric[0].histogram.as_ref().unwrap();

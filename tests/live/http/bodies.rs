@@ -48,6 +48,39 @@ fn a_long_body_is_part_of_its_request() {
     assert_eq!(count("GET", "/close"), (1, 1));
 }
 
+/// Over IPv6 a packet can be larger than 65,535 bytes, with a header of its own for that (5.19+): all of them are seen.
+#[test]
+fn long_bodies_over_ipv6_are_seen_to_the_last_byte() {
+    const LONG: usize = 40 * MEGABYTE;
+    let lab = Lab::new(&[]);
+    let server = lab.serve("[::1]:0");
+    let url = |path: &str| format!("http://[::1]:{}{path}", server.port);
+    let directory = TempDir::new("bodies");
+    let file = directory.file("body", vec![b'x'; LONG]);
+    let chunked = ["--upload-file", &file, "--header", "Transfer-Encoding: chunked", &url("/upload")];
+    let (body, times) = (url(&format!("/body/{LONG}")), 3);
+    for _ in 0..times {
+        transfer(&lab, &chunked);
+        assert_eq!(transfer(&lab, &[&body]).1, LONG);
+    }
+    let scrape = lab.settled(2 * times, 2 * times);
+    assert_eq!(Lab::lost_in_all(&scrape), 0, "{}", lab.story(&scrape));
+    for (side, id) in [("server", &lab.server_id), ("client", &lab.client_id)] {
+        let id = ("id", id.as_str());
+        let moved = (LONG as u64 * times) as f64;
+        for (which, route) in [("request", "/upload"), ("response", "/body/{id}")] {
+            let name = format!("http_{side}_{which}_body_size_bytes_sum");
+            assert_eq!(scrape.sum(&name, &[id, ("http_route", route)]), moved, "{name}");
+        }
+        let [seen, parsed] = ["seen", "parsed"]
+            .map(|which| scrape.sum(&format!("podmeter_http_coverage_{which}_bytes_total"), &[id]));
+        assert!(
+            seen > 2.0 * moved && seen < 2.1 * moved && seen == parsed,
+            "{side}: {seen} {parsed} {moved}"
+        );
+    }
+}
+
 fn open(lab: &Lab, server: &Server) -> Talk {
     let mut talk = lab.talk();
     talk.say(&format!("open {}", server.v4()));

@@ -40,6 +40,28 @@ fn requests_with_and_without_a_body_are_told_apart() {
     }
 }
 
+/// What has no body has none the next time either, whatever length its head tells.
+#[test]
+fn an_answer_without_a_body_has_none_again() {
+    let lab = Lab::alone(&[]);
+    let (mut client, mut server) = ends(&lab);
+    let kinds = [("HEAD", "200 OK"), ("GET", "304 Not Modified"), ("HEAD", "200 OK")];
+    for (method, status) in kinds {
+        for _ in 0..3 {
+            client.say(&format!("send {method} /a HTTP/1.1\\r\\n\\r\\n"));
+            server.say("until \\r\\n\\r\\n");
+            server.say(&format!("send HTTP/1.1 {status}\\r\\nContent-Length: 12\\r\\n\\r\\n"));
+            client.say("until \\r\\n\\r\\n");
+        }
+    }
+    let scrape = lab.settled(9, 9);
+    for (status, count) in [("200", 6), ("304", 3)] {
+        let labels = [("http_response_status_code", status)];
+        assert_eq!(lab.counts(&scrape, &labels), (count, count), "{}", lab.story(&scrape));
+    }
+    assert_eq!(Lab::lost_in_all(&scrape), 0, "{}", lab.story(&scrape));
+}
+
 #[test]
 fn responses_with_and_without_a_body_are_told_apart() {
     for bytes in [0, 20, 60, 600, 3000] {

@@ -74,7 +74,7 @@ func serve(port, file string) {
 	http.HandleFunc("/error", status(http.StatusInternalServerError))
 	http.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(300 * time.Millisecond)
-		hello(w, r)
+		fmt.Fprintln(w, "late")
 	})
 	go func() { check(http.ListenAndServe("127.0.0.1:"+port, nil)) }()
 	check(http.ListenAndServe("[::1]:"+port, nil))
