@@ -23,7 +23,7 @@ impl Architecture {
         match env::consts::ARCH {
             "x86_64" => Ok(Self::Amd64),
             "aarch64" => Ok(Self::Arm64),
-            other => bail!("there is no image for {other}"),
+            other => bail!("podmeter is for 64-bit x86 and ARM, and this machine is {other}"),
         }
     }
 
