@@ -96,6 +96,11 @@ impl Archive {
             .context("cannot fetch the package lists")
     }
 
+    /// Has package lists, whichever.
+    pub(crate) fn ensure_lists(&self) -> Result<()> {
+        if self.has_lists() { Ok(()) } else { self.update() }
+    }
+
     /// Whether the lists were ever fetched.
     fn has_lists(&self) -> bool {
         fs::read_dir(self.path("lists"))
@@ -147,9 +152,7 @@ impl Archive {
 
     /// The names of all packages that begin so.
     pub(crate) fn names(&self, start: &str) -> Result<Vec<String>> {
-        if !self.has_lists() {
-            self.update()?;
-        }
+        self.ensure_lists()?;
         let said = output(self.apt("apt-cache").args(["pkgnames", start]))?;
         Ok(said.lines().map(str::to_owned).collect())
     }
@@ -172,9 +175,7 @@ impl Archive {
         if !fresh && fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == wanted) {
             return Ok(());
         }
-        if !self.has_lists() {
-            self.update()?;
-        }
+        self.ensure_lists()?;
         println!("unpacking {wanted}, and what they need, into {}", to.display());
         let install = |how: &str| {
             let mut apt = self.apt("apt-get");

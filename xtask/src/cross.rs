@@ -26,6 +26,8 @@ use crate::{
 pub(crate) struct Options {}
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
+/// Where it goes.
+const FOLDER: &str = "target/cross";
 /// The release that the compiler is of.
 const SUITES: [Suite; 1] = [("debian-security", "bookworm-security")];
 /// The standard library.
@@ -47,6 +49,12 @@ pub(crate) fn skip(tally: &mut Tally) -> Result<()> {
 
 /// Compiles and links it.
 pub(crate) fn run(_options: &Options) -> Result<()> {
+    run_command(cargo("build")?.args(["--package=podmeter", "--bins"]))?;
+    check(&root()?.join(FOLDER).join(TARGET).join("debug/podmeter"))
+}
+
+/// A cargo that does something for the target, and has all that this takes.
+pub(crate) fn cargo(action: &str) -> Result<Command> {
     if !is_possible() {
         bail!("this takes Debian's rustc-web: run `cargo xtask ebpf` first, on Debian 12");
     }
@@ -54,24 +62,15 @@ pub(crate) fn run(_options: &Options) -> Result<()> {
         install::packages(&LINKER, "to link for 64-bit ARM")?;
     }
     let sysroot = sysroot()?;
-    let target = root()?.join("target/cross");
     let mut cargo = Command::new("/usr/bin/cargo");
-    cargo.current_dir(root()?).args([
-        "build",
-        "--package=podmeter",
-        "--bins",
-        "--target",
-        TARGET,
-        "--target-dir",
-    ]);
-    cargo.arg(&target).env("RUSTC", "/usr/bin/rustc");
+    cargo.current_dir(root()?).args([action, "--target", TARGET, "--target-dir", FOLDER]);
+    cargo.env("RUSTC", "/usr/bin/rustc");
     // What the cargo that runs this has set is for another compiler.
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
     let flags = format!("--sysroot {}", sysroot.display());
     cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags);
-    run_command(&mut cargo)?;
-    check(&target.join(TARGET).join("debug/podmeter"))
+    Ok(cargo)
 }
 
 /// A sysroot with the standard library for the target beside the machine's own.

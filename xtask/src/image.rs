@@ -9,8 +9,7 @@ use std::{fs, path::PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use crate::command::root;
-use binary::Architecture;
+use crate::{architecture::Architecture, command::root};
 use dockerfile::Dockerfile;
 
 /// What the manifests call it.

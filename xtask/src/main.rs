@@ -1,5 +1,6 @@
 //! The commands of a contributor, one module each: `cargo xtask help`.
 
+mod architecture;
 mod archive;
 mod bench;
 mod cache;

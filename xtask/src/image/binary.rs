@@ -7,45 +7,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use clap::ValueEnum;
 
 use crate::{
+    architecture::Architecture,
     command::{cargo, find, output, root, run},
     install,
 };
 
-/// Whose instructions a binary has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Architecture {
-    /// 64-bit x86.
-    Amd64,
-    /// 64-bit ARM.
-    Arm64,
-}
-
-impl Architecture {
-    /// This machine's.
-    fn here() -> Result<Self> {
-        match env::consts::ARCH {
-            "x86_64" => Ok(Self::Amd64),
-            "aarch64" => Ok(Self::Arm64),
-            other => bail!("there is no image for {other}"),
-        }
-    }
-
-    /// As images call it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Amd64 => "amd64",
-            Self::Arm64 => "arm64",
-        }
-    }
-
-    fn target(self) -> &'static str {
-        match self {
-            Self::Amd64 => "x86_64-unknown-linux-musl",
-            Self::Arm64 => "aarch64-unknown-linux-musl",
-        }
+/// As Rust calls an architecture with musl.
+fn target(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Amd64 => "x86_64-unknown-linux-musl",
+        Architecture::Arm64 => "aarch64-unknown-linux-musl",
     }
 }
 
@@ -62,7 +35,7 @@ const CROSS: [&str; 2] = ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
 pub(super) fn build(architecture: Option<Architecture>) -> Result<Binary> {
     let here = Architecture::here()?;
     let architecture = architecture.unwrap_or(here);
-    let target = architecture.target();
+    let target = target(architecture);
     if !has_standard_library(target)? {
         println!("adding the Rust target {target}: for the static binary");
         run(Command::new("rustup").args(["target", "add", target]))

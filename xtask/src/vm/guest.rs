@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+use super::board::Board;
 use crate::{
     archive::Archive,
     command::{find, run},
@@ -17,6 +18,8 @@ use crate::{
 
 /// The emulator. Versions before 10 corrupt the memory of guests from 6.12 on, now and then.
 const EMULATOR: [&str; 2] = ["qemu-system-x86", "seabios"];
+/// The one for 64-bit ARM.
+const FOREIGN: [&str; 1] = ["qemu-system-arm"];
 
 /// What is on the disk.
 const PROGRAMS: [&str; 23] = [
@@ -57,7 +60,7 @@ const FILES: [(&str, &str); 4] = [
 const DISK: &str = "2G";
 
 /// The parts, on this machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Guest {
     emulator: PathBuf,
     pub(super) disk: PathBuf,
@@ -67,8 +70,24 @@ pub(super) struct Guest {
 impl Guest {
     /// Has them ready below a directory.
     pub(super) fn fetch(archive: &Archive, directory: &Path, fresh: bool) -> Result<Self> {
-        let (emulator, tree) = (directory.join("qemu"), directory.join("guest"));
-        archive.tree(&emulator, &EMULATOR, fresh)?;
+        Self::on(archive, &EMULATOR, archive, directory, fresh)
+    }
+
+    /// Has those of 64-bit ARM ready: what runs in the guest is of another archive than the emulator.
+    pub(super) fn foreign(host: &Archive, archive: &Archive, directory: &Path, fresh: bool) -> Result<Self> {
+        Self::on(host, &FOREIGN, archive, directory, fresh)
+    }
+
+    fn on(
+        host: &Archive,
+        packages: &[&str],
+        archive: &Archive,
+        directory: &Path,
+        fresh: bool,
+    ) -> Result<Self> {
+        let emulator = directory.join("qemu");
+        host.tree(&emulator, packages, fresh)?;
+        let tree = directory.join("guest");
         let disk = directory.join("guest.ext4");
         archive.tree(&tree, &PROGRAMS, fresh)?;
         let made = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
@@ -79,12 +98,12 @@ impl Guest {
         Ok(Self { emulator, disk, busybox })
     }
 
-    /// The emulator, run by the loader and with the libraries of its own release.
-    pub(super) fn emulator(&self) -> Command {
+    /// The emulator of a board, run by the loader and with the libraries of its own release.
+    pub(super) fn emulate(&self, board: Board) -> Command {
         let tree = &self.emulator;
         let mut command = Command::new(tree.join("usr/lib64/ld-linux-x86-64.so.2"));
         command.arg("--library-path").arg(tree.join("usr/lib/x86_64-linux-gnu"));
-        command.arg(tree.join("usr/bin/qemu-system-x86_64"));
+        command.arg(tree.join("usr/bin").join(board.program()));
         for data in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
             command.arg("-L").arg(tree.join(data));
         }

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{cpio::Cpio, module};
 use crate::{
+    architecture::Architecture,
     archive::{Archive, Package, unpack},
     command::succeeds,
 };
@@ -26,8 +27,11 @@ pub(super) struct Lock {
 /// A kernel.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Kernel {
-    /// Its series, as in `6.12`.
+    /// Its series, as in `6.12`; where it is not for 64-bit x86, with its architecture, as in `6.12-arm64`.
     pub(super) name: String,
+    /// Whose instructions it has.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub(super) architecture: Architecture,
     /// Whether a run goes on without it where its packages are gone: the release that has them is at its end.
     #[serde(default)]
     pub(super) optional: bool,
@@ -39,6 +43,7 @@ pub(super) struct Kernel {
 #[derive(Debug)]
 pub(super) struct Unpacked {
     pub(super) name: String,
+    pub(super) architecture: Architecture,
     pub(super) image: PathBuf,
     /// Its modules as an initial file system has them.
     pub(super) modules: PathBuf,
@@ -106,6 +111,11 @@ impl Kernel {
         Ok(None)
     }
 
+    /// Its series, as in `6.12`.
+    fn series(&self) -> &str {
+        self.name.strip_suffix(&format!("-{}", self.architecture.name())).unwrap_or(&self.name)
+    }
+
     /// The first package, as a person would name it.
     pub(super) fn title(&self) -> String {
         self.packages
@@ -116,15 +126,15 @@ impl Kernel {
 
     /// The newest of the same series that the archive has.
     pub(super) fn newest(&self, archive: &Archive) -> Result<Option<Self>> {
+        let end = format!("-cloud-{}", self.architecture.name());
         // From 6.19 on the image and its modules are packages of their own.
         for parts in [&["binary", "modules"][..], &["image"]] {
-            let start = format!("linux-{}-{}.", parts[0], self.name);
+            let start = format!("linux-{}-{}.", parts[0], self.series());
             let names = archive.names(&start)?;
             let versions = names.iter().filter_map(|name| name.strip_prefix("linux-")?.split_once('-'));
             // A kernel of a later release, rebuilt for an older one, is in the newer one too.
             let versions = versions.map(|(_, version)| version);
-            let versions =
-                versions.filter(|version| version.ends_with("-cloud-amd64") && !version.contains(".deb1"));
+            let versions = versions.filter(|version| version.ends_with(&end) && !version.contains(".deb1"));
             let Some(version) = versions.reduce(|one, other| if is_newer(other, one) { other } else { one })
             else {
                 continue;
@@ -156,7 +166,7 @@ impl Kernel {
             fs::copy(boot, &image)?;
             fs::remove_dir_all(&tree)?;
         }
-        Ok(Unpacked { name: self.name.clone(), image, modules })
+        Ok(Unpacked { name: self.name.clone(), architecture: self.architecture, image, modules })
     }
 }
 
@@ -171,6 +181,11 @@ fn archive_of(modules: &Path) -> Result<Vec<u8>> {
     }
     cpio.file("/modules/order", 0o644, order.as_bytes());
     Ok(cpio.finish())
+}
+
+/// Whether a kernel is for what most are for, which then need not be said.
+fn is_usual(architecture: &Architecture) -> bool {
+    *architecture == Architecture::default()
 }
 
 /// Whether one version is newer than another, by Debian's own rules.
@@ -189,6 +204,8 @@ mod tests {
         let text = format!("{HEADER}{}", toml::to_string(&lock).expect("TOML"));
         assert_eq!(fs::read_to_string(&path).expect("the lock"), text);
         assert!(lock.kernel("6.1").is_ok() && lock.kernel("2.6").is_err());
+        let series = |name: &str| lock.kernel(name).expect("a kernel").series().to_owned();
+        assert_eq!([series("6.12"), series("6.12-arm64")], ["6.12", "6.12"]);
     }
 
     #[test]

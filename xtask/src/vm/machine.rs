@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{cpio::Cpio, guest::Guest, kernel::Unpacked};
+use super::{board::Board, cpio::Cpio, guest::Guest, kernel::Unpacked};
 use crate::command::{root, watch};
 
 /// How the guest is started.
@@ -60,7 +60,7 @@ impl Machine<'_> {
         let mut command = Command::new("timeout");
         command.args(["--signal=KILL", &self.settings.seconds.to_string()]);
         command.arg(emulator.get_program()).args(emulator.get_args());
-        command.args(["-serial", "stdio", "-serial"]).arg(format!("file:{}", results.display()));
+        self.board().serial(&mut command, &["stdio", &format!("file,path={}", results.display())]);
         command.stdin(Stdio::null());
         let mut outcome = Outcome::default();
         let complains = |text: &str| COMPLAINTS.iter().any(|word| text.contains(word));
@@ -84,7 +84,9 @@ impl Machine<'_> {
         let results =
             self.prepare("exec setsid --ctty /bin/bash --login </dev/ttyS0 >/dev/ttyS0 2>&1", files)?;
         let mut command = self.command();
-        command.args(["-serial", "mon:stdio", "-serial"]).arg(format!("file:{}", results.display()));
+        let ends = ["stdio,mux=on,signal=off", &format!("file,path={}", results.display())];
+        self.board().serial(&mut command, &ends);
+        command.args(["-mon", "chardev=serial0"]);
         let status = command.status().context("cannot start the emulator")?;
         if !status.success() {
             bail!("the emulator failed ({status})");
@@ -112,14 +114,19 @@ impl Machine<'_> {
         Ok(results)
     }
 
+    fn board(&self) -> Board {
+        Board(self.kernel.architecture)
+    }
+
     fn initial(&self) -> PathBuf {
         self.directory.join("initial.cpio")
     }
 
     fn command(&self) -> Command {
-        let mut command = self.guest.emulator();
+        let mut command = self.guest.emulate(self.board());
         let Settings { leg, cpus, .. } = self.settings;
-        command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1536", "-no-reboot"]);
+        command.args(self.board().arguments());
+        command.args(["-accel", "tcg,thread=multi", "-m", "1536", "-no-reboot"]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
         command.args(["-smp", &cpus.to_string(), "-append", &format!("{PARAMETERS} podmeter.leg={leg}")]);
         command.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initial());

@@ -10,9 +10,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{Limits, Parts, runner};
+use super::{Limits, Parts, kernel::Kernel, runner};
 use crate::{
+    architecture::Architecture,
     command::{cargo, root, run, watch},
+    cross,
     test::Tally,
 };
 
@@ -119,13 +121,16 @@ pub(super) fn execute(
     for leg in support.leg.iter().filter(|leg| chosen(choice.legs, &leg.name)) {
         for name in leg.kernels.iter().filter(|kernel| chosen(choice.kernels, kernel)) {
             let kernel = parts.lock.kernel(name)?;
-            if kernel.fetch(&parts.archive, &parts.directory.join("kernels"))?.is_none() {
+            if !is_ready(parts, kernel)? {
                 tally.skipped += 1;
                 continue;
             }
             println!("\n--> kernel {name}, {}", leg.name);
+            if kernel.architecture == Architecture::Arm64 {
+                cross::run(&cross::Options {})?;
+            }
             let mut one = Found::new(name, &kernel.title(), &leg.name);
-            if !place(&support, leg, &mut one, choice.filters, limits, tally)? {
+            if !place(&support, leg, kernel.architecture, &mut one, choice.filters, limits, tally)? {
                 failed.push(format!("{name} ({})", leg.name));
             }
             found.push(one);
@@ -136,6 +141,28 @@ pub(super) fn execute(
         bail!("kernels with failures: {}", failed.join(", "));
     }
     Ok(found)
+}
+
+/// Whether there is all that running a kernel takes; where there need not be, what is not there is said.
+fn is_ready(parts: &Parts, kernel: &Kernel) -> Result<bool> {
+    if kernel.architecture == Architecture::Arm64 {
+        if !cross::is_possible() {
+            println!(
+                "SKIPPED: kernel {}: its tests take Debian's rustc-web (`cargo xtask ebpf`)",
+                kernel.name
+            );
+            return Ok(false);
+        }
+        if let Err(error) = parts.archive(kernel.architecture).ensure_lists() {
+            println!("SKIPPED: kernel {}: this mirror may have no packages for it: {error:#}", kernel.name);
+            return Ok(false);
+        }
+    }
+    if parts.unpacked(kernel)?.is_none() {
+        return Ok(false);
+    }
+    parts.guest(kernel.architecture, false)?;
+    Ok(true)
 }
 
 /// Writes down what was found; of places that were not chosen, what was known stays.
@@ -157,6 +184,7 @@ fn keep(found: &[Found], choice: &Choice<'_>) -> Result<()> {
 fn place(
     support: &Support,
     leg: &Leg,
+    architecture: Architecture,
     found: &mut Found,
     filters: &[String],
     limits: &Limits,
@@ -164,7 +192,11 @@ fn place(
 ) -> Result<bool> {
     let told = root()?.join(RESULTS).with_file_name(format!("told-{}", std::process::id()));
     fs::create_dir_all(told.parent().context("a folder")?)?;
-    let mut command = cargo(["test", "--package=podmeter-tests", "--test=live", "--no-fail-fast", "--"])?;
+    let (mut command, runner) = match architecture {
+        Architecture::Amd64 => (cargo(["test"])?, "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER"),
+        Architecture::Arm64 => (cross::cargo("test")?, "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER"),
+    };
+    command.args(["--package=podmeter-tests", "--test=live", "--no-fail-fast", "--"]);
     command.args(if filters.is_empty() { &leg.tests } else { filters });
     command.arg("--test-threads=1");
     for absent in support.test.iter().filter(|row| row.is_of(&found.kernel, &found.leg)) {
@@ -172,7 +204,7 @@ fn place(
         absent.names.iter().for_each(|name| _ = command.args(["--skip", name]));
     }
     let myself = env::current_exe().context("our own path")?;
-    command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", format!("{} vm runner", myself.display()));
+    command.env(runner, format!("{} vm runner", myself.display()));
     command.env(runner::KERNEL, &found.kernel).env(runner::LEG, &found.leg).env(runner::TOLD, &told);
     command.env(runner::SECONDS, limits.seconds.to_string()).env(runner::CPUS, limits.cpus.to_string());
     let (start, before) = (Instant::now(), (tally.passed, tally.failed));

@@ -1,5 +1,6 @@
 //! `cargo xtask vm`: the tests on kernels that this machine does not run.
 
+mod board;
 mod cpio;
 mod guest;
 mod kernel;
@@ -16,11 +17,12 @@ use clap::{Args, Subcommand};
 
 use self::{
     guest::Guest,
-    kernel::{Lock, Unpacked},
+    kernel::{Kernel, Lock, Unpacked},
     machine::{Machine, Settings},
     matrix::Choice,
 };
 use crate::{
+    architecture::Architecture,
     archive::{Archive, Suite},
     cache::cache,
     command::{find, root},
@@ -34,6 +36,9 @@ const SUITES: [Suite; 4] = [
     ("debian", "bookworm"),
     ("debian-security", "bullseye-security"),
 ];
+
+/// And those of another architecture.
+const FOREIGN: [Suite; 1] = [SUITES[0]];
 
 /// Where the kernels are locked.
 const LOCK: &str = "tests/vm/kernels.toml";
@@ -96,7 +101,7 @@ struct Options {
     /// The kernel, by its series.
     #[arg(long, env = runner::KERNEL, default_value = "6.12")]
     kernel: String,
-    /// What the machine is like: `plain`, `hybrid` (cgroup v1 beside v2) or `no-btf`.
+    /// What the machine is like: `plain`, `hybrid` (cgroup v1 beside v2), `no-btf` or `arm64`.
     #[arg(long, env = runner::LEG, default_value = "plain")]
     leg: String,
     #[command(flatten)]
@@ -118,6 +123,8 @@ struct Limits {
 struct Parts {
     directory: PathBuf,
     archive: Archive,
+    /// For 64-bit ARM.
+    foreign: Archive,
     lock: Lock,
     guest: Guest,
 }
@@ -125,13 +132,20 @@ struct Parts {
 impl Parts {
     fn fetch(update: bool) -> Result<Self> {
         let directory = cache()?.join("vm");
-        let archive = Archive::new(directory.join("apt"), &SUITES, "amd64")?;
+        let archive = Archive::new(directory.join("apt"), &SUITES, Architecture::Amd64.name())?;
+        let foreign = Archive::new(
+            directory.join(Architecture::Arm64.name()).join("apt"),
+            &FOREIGN,
+            Architecture::Arm64.name(),
+        )?;
         let path = root()?.join(LOCK);
         let mut lock = Lock::read(&path)?;
         if update {
             archive.update()?;
+            foreign.update()?;
             for kernel in &mut lock.kernels {
-                match kernel.newest(&archive)? {
+                let archive = if kernel.architecture == Architecture::Arm64 { &foreign } else { &archive };
+                match kernel.newest(archive)? {
                     Some(newest) => *kernel = newest,
                     None => {
                         eprintln!("WARNING: the archive has no kernel {}; what is locked stays", kernel.name)
@@ -142,11 +156,33 @@ impl Parts {
             lock.write(&path)?;
         }
         let guest = Guest::fetch(&archive, &directory, update)?;
-        Ok(Self { directory, archive, lock, guest })
+        Ok(Self { directory, archive, foreign, lock, guest })
+    }
+
+    fn archive(&self, architecture: Architecture) -> &Archive {
+        match architecture {
+            Architecture::Amd64 => &self.archive,
+            Architecture::Arm64 => &self.foreign,
+        }
+    }
+
+    /// A guest's parts besides its kernel, which are fetched where they are not there yet.
+    fn guest(&self, architecture: Architecture, fresh: bool) -> Result<Guest> {
+        match architecture {
+            Architecture::Amd64 => Ok(self.guest.clone()),
+            Architecture::Arm64 => {
+                Guest::foreign(&self.archive, &self.foreign, &self.directory.join(architecture.name()), fresh)
+            }
+        }
+    }
+
+    /// A kernel on this machine; none where it cannot be had and need not be, which is said.
+    fn unpacked(&self, kernel: &Kernel) -> Result<Option<Unpacked>> {
+        kernel.fetch(self.archive(kernel.architecture), &self.directory.join("kernels"))
     }
 
     fn kernel(&self, name: &str) -> Result<Unpacked> {
-        let kernel = self.lock.kernel(name)?.fetch(&self.archive, &self.directory.join("kernels"))?;
+        let kernel = self.unpacked(self.lock.kernel(name)?)?;
         kernel.with_context(|| format!("there is no kernel {name} to be had"))
     }
 }
@@ -167,7 +203,9 @@ pub(crate) fn test(tally: &mut Tally) -> Result<()> {
     let choice = Choice { kernels: &[], legs: &[], filters: &[] };
     let parts = Parts::fetch(false)?;
     let found = matrix::execute(&parts, &choice, &Limits { cpus: 2, seconds: 900 }, tally)?;
-    if parts.lock.kernels.iter().any(|kernel| found.iter().all(|one| one.kernel != kernel.name)) {
+    // Those of another architecture have no column.
+    let own = parts.lock.kernels.iter().filter(|kernel| kernel.architecture == Architecture::Amd64);
+    if own.into_iter().any(|kernel| found.iter().all(|one| one.kernel != kernel.name)) {
         println!("README's table of kernels is NOT CHECKED: a kernel could not be had");
         return Ok(());
     }
@@ -180,7 +218,8 @@ pub(crate) fn run(task: &Task) -> Result<ExitCode> {
         Action::Fetch { update } => {
             let parts = Parts::fetch(*update)?;
             for kernel in &parts.lock.kernels {
-                kernel.fetch(&parts.archive, &parts.directory.join("kernels"))?;
+                parts.unpacked(kernel)?;
+                parts.guest(kernel.architecture, *update)?;
             }
         }
         Action::Run { kernels, legs, limits, filters } => {
@@ -195,7 +234,8 @@ pub(crate) fn run(task: &Task) -> Result<ExitCode> {
             let parts = Parts::fetch(false)?;
             let (kernel, settings) = (parts.kernel(&options.kernel)?, options.settings());
             let directory = parts.directory.join(format!("run-{}", std::process::id()));
-            Machine { guest: &parts.guest, kernel: &kernel, settings: &settings, directory }.shell(&[])?;
+            let guest = parts.guest(kernel.architecture, false)?;
+            Machine { guest: &guest, kernel: &kernel, settings: &settings, directory }.shell(&[])?;
         }
         Action::Runner { options, binary, arguments } => {
             return Ok(ExitCode::from(runner::execute(options, binary, arguments)?));

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Options, Parts, machine::Machine};
+use super::{Options, Parts, board::Board, machine::Machine};
 use crate::command::{find, run};
 
 /// Variables that say where the tests are, for a test to know.
@@ -28,9 +28,10 @@ pub(super) fn execute(options: &Options, binary: &Path, arguments: &[String]) ->
     let kernel = parts.kernel(&options.kernel)?;
     let settings = options.settings();
     let directory = parts.directory.join(format!("run-{}", std::process::id()));
-    let machine = Machine { guest: &parts.guest, kernel: &kernel, settings: &settings, directory };
+    let guest = parts.guest(kernel.architecture, false)?;
+    let machine = Machine { guest: &guest, kernel: &kernel, settings: &settings, directory };
     let binary = fs::canonicalize(binary).with_context(|| binary.display().to_string())?;
-    let files = beside(&binary, &machine.directory)?;
+    let files = beside(&binary, Board(kernel.architecture), &machine.directory)?;
     let mut script = format!(
         "export RUST_BACKTRACE=1 {KERNEL}={} {LEG}={} {TELL}=/dev/ttyS1\n",
         kernel.name, settings.leg
@@ -63,7 +64,7 @@ pub(super) fn execute(options: &Options, binary: &Path, arguments: &[String]) ->
 }
 
 /// The binary and those that cargo puts beside it, without what only a debugger reads: each with its path in the guest.
-fn beside(binary: &Path, scratch: &Path) -> Result<Vec<(String, PathBuf)>> {
+fn beside(binary: &Path, board: Board, scratch: &Path) -> Result<Vec<(String, PathBuf)>> {
     let folder = binary.ancestors().nth(2).context("a test binary is in a folder of cargo's")?;
     let siblings = ["podmeter", "http-peer"].map(|name| folder.join(name));
     let siblings = siblings.into_iter().filter(|path| path.is_file());
@@ -71,7 +72,7 @@ fn beside(binary: &Path, scratch: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut files = Vec::new();
     for (number, path) in [binary.to_owned()].into_iter().chain(siblings).enumerate() {
         let mut copy = path.clone();
-        if let Some(strip) = find("strip") {
+        if let Some(strip) = find(board.strip()) {
             copy = scratch.join(format!("file{number}"));
             run(Command::new(strip).arg("--strip-debug").arg("-o").args([&copy, &path]))?;
         }
