@@ -79,7 +79,8 @@ fn functions(file: &object::File<'_>) -> BTreeMap<Place, Function> {
         let section = file.section_by_index(index).expect("the symbol's");
         let bytes = section.data().expect("code");
         let targets: BTreeMap<_, _> = section.relocations().collect();
-        let mut function = Function { name: symbol.name().expect("a name").to_owned(), ..Function::default() };
+        let mut function =
+            Function { name: symbol.name().expect("a name").to_owned(), ..Function::default() };
         let (mut at, mut copied) = (symbol.address(), None);
         while at < symbol.address() + symbol.size() {
             let start = usize::try_from(at).expect("a small file");

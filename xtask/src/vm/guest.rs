@@ -18,6 +18,17 @@ use crate::{
 /// The emulator. Versions before 10 corrupt the memory of guests from 6.12 on, now and then.
 const EMULATOR: [&str; 2] = ["qemu-system-x86", "seabios"];
 
+/// A disk: what is on it.
+pub(super) struct Disk {
+    pub(super) name: &'static str,
+    pub(super) packages: &'static [&'static str],
+    /// What the packages' own scripts would have written.
+    pub(super) files: &'static [(&'static str, &'static str)],
+}
+
+/// The disk of most legs.
+const DISK: Disk = Disk { name: "guest", packages: &PROGRAMS, files: &FILES };
+
 /// What is on the disk.
 const PROGRAMS: [&str; 23] = [
     "base-files",
@@ -54,10 +65,10 @@ const FILES: [(&str, &str); 4] = [
 ];
 
 /// How large the disk is; the file has holes.
-const DISK: &str = "2G";
+const SIZE: &str = "2G";
 
 /// The parts, on this machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Guest {
     emulator: PathBuf,
     pub(super) disk: PathBuf,
@@ -67,15 +78,10 @@ pub(super) struct Guest {
 impl Guest {
     /// Has them ready below a directory.
     pub(super) fn fetch(archive: &Archive, directory: &Path, fresh: bool) -> Result<Self> {
-        let (emulator, tree) = (directory.join("qemu"), directory.join("guest"));
+        let emulator = directory.join("qemu");
         archive.tree(&emulator, &EMULATOR, fresh)?;
-        let disk = directory.join("guest.ext4");
-        archive.tree(&tree, &PROGRAMS, fresh)?;
-        let made = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
-        if made(&disk).ok() <= made(&tree.with_extension("packages")).ok() {
-            make_disk(&tree, &disk)?;
-        }
-        let busybox = tree.join("usr/bin/busybox");
+        let disk = DISK.fetch(archive, directory, fresh)?;
+        let busybox = directory.join(DISK.name).join("usr/bin/busybox");
         Ok(Self { emulator, disk, busybox })
     }
 
@@ -92,8 +98,22 @@ impl Guest {
     }
 }
 
-fn make_disk(tree: &Path, disk: &Path) -> Result<()> {
-    for (path, text) in FILES {
+impl Disk {
+    /// Has it ready below a directory, beside the tree that it is made of.
+    pub(super) fn fetch(&self, archive: &Archive, directory: &Path, fresh: bool) -> Result<PathBuf> {
+        let tree = directory.join(self.name);
+        let disk = tree.with_extension("ext4");
+        archive.tree(&tree, self.packages, fresh)?;
+        let made = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
+        if made(&disk).ok() <= made(&tree.with_extension("packages")).ok() {
+            make_disk(&tree, self.files, &disk)?;
+        }
+        Ok(disk)
+    }
+}
+
+fn make_disk(tree: &Path, files: &[(&str, &str)], disk: &Path) -> Result<()> {
+    for (path, text) in files {
         let path = tree.join(path);
         fs::write(&path, text).with_context(|| path.display().to_string())?;
     }
@@ -113,6 +133,6 @@ fn make_disk(tree: &Path, disk: &Path) -> Result<()> {
     run(Command::new(mke2fs)
         .args(["-q", "-t", "ext4", "-m", "0", "-E", "root_owner=0:0", "-d"])
         .args([tree, &part])
-        .arg(DISK))?;
+        .arg(SIZE))?;
     Ok(fs::rename(part, disk)?)
 }

@@ -7,9 +7,13 @@ mod machine;
 mod matrix;
 mod module;
 mod runner;
+mod systemd;
 mod table;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
@@ -18,7 +22,7 @@ use self::{
     guest::Guest,
     kernel::{Lock, Unpacked},
     machine::{Machine, Settings},
-    matrix::Choice,
+    matrix::{Choice, Support},
 };
 use crate::{
     archive::{Archive, Suite},
@@ -96,7 +100,7 @@ struct Options {
     /// The kernel, by its series.
     #[arg(long, env = runner::KERNEL, default_value = "6.12")]
     kernel: String,
-    /// What the machine is like: `plain`, `hybrid` (cgroup v1 beside v2) or `no-btf`.
+    /// What the machine is like: `plain`, `hybrid` (cgroup v1 beside v2), `no-btf` or `systemd` (with containerd).
     #[arg(long, env = runner::LEG, default_value = "plain")]
     leg: String,
     #[command(flatten)]
@@ -149,12 +153,23 @@ impl Parts {
         let kernel = self.lock.kernel(name)?.fetch(&self.archive, &self.directory.join("kernels"))?;
         kernel.with_context(|| format!("there is no kernel {name} to be had"))
     }
+
+    /// The guest of a leg.
+    fn guest_of(&self, leg: &str) -> Result<Guest> {
+        self.guest.of(leg, &self.archive, &self.directory)
+    }
 }
 
 impl Options {
     fn settings(&self) -> Settings {
         Settings { leg: self.leg.clone(), cpus: self.limits.cpus, seconds: self.limits.seconds }
     }
+}
+
+/// Has a command of the live tests leave out those that do not run on this machine itself, and says so.
+pub(crate) fn leave_out(command: &mut Command) -> Result<()> {
+    Support::read()?.leave_out("", matrix::HOST, command);
+    Ok(())
 }
 
 /// Runs all of it, as a step of the tests, and checks that README.md says what comes out.
@@ -179,6 +194,7 @@ pub(crate) fn run(task: &Task) -> Result<ExitCode> {
     match &task.action {
         Action::Fetch { update } => {
             let parts = Parts::fetch(*update)?;
+            Guest::fetch_others(&parts.archive, &parts.directory, *update)?;
             for kernel in &parts.lock.kernels {
                 kernel.fetch(&parts.archive, &parts.directory.join("kernels"))?;
             }
@@ -195,7 +211,8 @@ pub(crate) fn run(task: &Task) -> Result<ExitCode> {
             let parts = Parts::fetch(false)?;
             let (kernel, settings) = (parts.kernel(&options.kernel)?, options.settings());
             let directory = parts.directory.join(format!("run-{}", std::process::id()));
-            Machine { guest: &parts.guest, kernel: &kernel, settings: &settings, directory }.shell(&[])?;
+            let guest = parts.guest_of(&options.leg)?;
+            Machine { guest: &guest, kernel: &kernel, settings: &settings, directory }.shell(&[])?;
         }
         Action::Runner { options, binary, arguments } => {
             return Ok(ExitCode::from(runner::execute(options, binary, arguments)?));

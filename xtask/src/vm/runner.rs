@@ -28,7 +28,8 @@ pub(super) fn execute(options: &Options, binary: &Path, arguments: &[String]) ->
     let kernel = parts.kernel(&options.kernel)?;
     let settings = options.settings();
     let directory = parts.directory.join(format!("run-{}", std::process::id()));
-    let machine = Machine { guest: &parts.guest, kernel: &kernel, settings: &settings, directory };
+    let guest = parts.guest_of(&settings.leg)?;
+    let machine = Machine { guest: &guest, kernel: &kernel, settings: &settings, directory };
     let binary = fs::canonicalize(binary).with_context(|| binary.display().to_string())?;
     let files = beside(&binary, &machine.directory)?;
     let mut script = format!(
