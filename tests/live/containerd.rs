@@ -15,8 +15,8 @@ use podmeter_tests::{
 };
 
 use self::{
-    node::{Driver, Node},
-    pod::{Container, Network, Pod, SLEEP},
+    node::Node,
+    pod::{Container, Pod, Pods, SLEEP},
 };
 use crate::http::lab::{CLIENT, SERVER};
 
@@ -27,35 +27,34 @@ const USAGE: &str = "container_cpu_usage_seconds_total";
 macro_rules! tests {
     ($driver:ident, $value:expr) => {
         mod $driver {
-            use super::{super::containerd as of, node::Driver};
-
-            const DRIVER: Driver = $value;
+            use super::{self as of, node};
 
             #[test]
             fn containers_have_their_names() {
-                of::containers_have_their_names(DRIVER);
+                node::with($value, |node| of::containers_have_their_names(node));
             }
 
             #[test]
             fn cpu_time_is_the_kernels_account() {
-                of::cpu_time_is_the_kernels_account(DRIVER);
-            }
-
-            #[test]
-            fn a_restart_keeps_the_name_and_a_death_ends_it() {
-                of::a_restart_keeps_the_name_and_a_death_ends_it(DRIVER);
+                node::with($value, |node| of::cpu_time_is_the_kernels_account(node));
             }
 
             #[test]
             fn requests_between_pods_count_at_both_ends() {
-                of::requests_between_pods_count_at_both_ends(DRIVER);
+                node::with($value, |node| of::requests_between_pods_count_at_both_ends(node));
+            }
+
+            /// The last by its name: it ends the pods that the others share.
+            #[test]
+            fn the_name_outlives_a_restart_and_ends_with_the_pod() {
+                node::with($value, of::the_name_outlives_a_restart_and_ends_with_the_pod);
             }
         }
     };
 }
 
-tests!(cgroupfs, Driver::Cgroupfs);
-tests!(systemd, Driver::Systemd);
+tests!(cgroupfs, node::Driver::Cgroupfs);
+tests!(systemd, node::Driver::Systemd);
 
 /// The label sets of the series of this name that are a pod's, each as text.
 fn of_pod<'a>(scrape: &'a Scrape, name: &str, pod: &Pod) -> BTreeSet<&'a str> {
@@ -79,23 +78,21 @@ fn named(node: &Node, pod: &Pod, containers: &[&Container]) -> Scrape {
     last.unwrap_or_else(|| panic!("{wanted:#?}, not {:#?}", of_pod(&node.agent.scrape(), MEMORY, pod)))
 }
 
-fn containers_have_their_names(driver: Driver) {
-    let node = node::with(driver);
-    for container in [&node.pods.server, &node.pods.client] {
+fn containers_have_their_names(node: &Node) {
+    for container in [&node.pods().server, &node.pods().client] {
         let members = container.cgroup().read("v2", "cgroup.procs");
         assert_eq!(members.lines().count(), 1, "{} is where its process is", container.path());
         // The pause container has no series.
-        let scrape = named(&node, container.pod(), &[container]);
+        let scrape = named(node, container.pod(), &[container]);
         let usage = [container.labels(), container.pod().labels()].map(|labels| labels + ",cpu=\"total\"");
         assert_eq!(of_pod(&scrape, USAGE, container.pod()), usage.iter().map(String::as_str).collect());
         assert_eq!(scrape.value("podmeter_kube_unnamed_containers", &[]), Some(0.0));
     }
 }
 
-fn cpu_time_is_the_kernels_account(driver: Driver) {
-    let node = node::with(driver);
-    let app = &node.pods.client;
-    named(&node, app.pod(), &[app]);
+fn cpu_time_is_the_kernels_account(node: &Node) {
+    let app = &node.pods().client;
+    named(node, app.pod(), &[app]);
     let cgroup = app.cgroup();
     let account = || cgroup.stat("v2", "cpu.stat", "usage_usec") as f64 / 1e6;
     let labels = [("pod", app.pod().name()), ("container", app.name()), ("cpu", "total")];
@@ -123,37 +120,13 @@ fn cpu_time_is_the_kernels_account(driver: Driver) {
     });
 }
 
-fn a_restart_keeps_the_name_and_a_death_ends_it(driver: Driver) {
-    let node = node::with(driver);
-    let pod = Pod::run(&node.runtime, "again", Network::Node);
-    let first = pod.start("app", 0, SLEEP);
-    named(&node, &pod, &[&first]);
-    first.kill();
-    named(&node, &pod, &[]);
-    // The runtime has the one that died for as long as the kubelet leaves it there.
-    let second = pod.start("app", 1, SLEEP);
-    assert_ne!(first.path(), second.path());
-    let scrape = named(&node, &pod, &[&second]);
-    // Panics when there is more than one.
-    let value = scrape.value(MEMORY, &[("pod", pod.name()), ("container", "app")]);
-    assert!(value.is_some_and(|bytes| bytes > 0.0));
-    second.kill();
-    named(&node, &pod, &[]);
-    let name = pod.name().to_owned();
-    drop((first, second, pod));
-    node.agent.scrape_until("the end of a pod", |scrape| {
-        scrape.matching(MEMORY, &[("pod", &name)]).next().is_none()
-    });
-}
-
-fn requests_between_pods_count_at_both_ends(driver: Driver) {
+fn requests_between_pods_count_at_both_ends(node: &Node) {
     const KEPT: usize = 40;
     const SINGLE: usize = 5;
-    let node = node::with(driver);
-    let (server, client) = (&node.pods.server, &node.pods.client);
+    let (server, client) = (&node.pods().server, &node.pods().client);
     wait::until("a server that listens", || server.log().contains("0.0.0.0:8080").then_some(()));
-    named(&node, server.pod(), &[server]);
-    named(&node, client.pod(), &[client]);
+    named(node, server.pod(), &[server]);
+    named(node, client.pod(), &[client]);
 
     // The end of a wire of its own; requests on a connection that is kept, and on one each; and what the server has counted.
     let address = format!("{}:8080", server.pod().address());
@@ -191,4 +164,26 @@ fn requests_between_pods_count_at_both_ends(driver: Driver) {
     assert_eq!(count(&scrape, CLIENT, server, &[]) + count(&scrape, SERVER, client, &[]), 0);
     let sums = ends.map(|(side, of)| scrape.sum(&format!("{side}_sum"), &[("pod", of.pod().name())]));
     assert!(sums[0] > 0.0 && sums[0] <= sums[1], "the client waits for the server: {sums:?}");
+}
+
+fn the_name_outlives_a_restart_and_ends_with_the_pod(node: &mut Node) {
+    let Pods { server, client: first } = node.pods.take().expect("nobody else takes them");
+    let pod = first.pod().clone();
+    named(node, &pod, &[&first]);
+    first.kill();
+    named(node, &pod, &[]);
+    // The runtime has the one that died for as long as the kubelet leaves it there.
+    let second = pod.start("client", 1, SLEEP);
+    assert_ne!(first.path(), second.path());
+    let scrape = named(node, &pod, &[&second]);
+    // Panics when there is more than one.
+    let value = scrape.value(MEMORY, &[("pod", pod.name()), ("container", "client")]);
+    assert!(value.is_some_and(|bytes| bytes > 0.0));
+    second.kill();
+    named(node, &pod, &[]);
+    let names = [&pod, server.pod()].map(|pod| pod.name().to_owned());
+    drop((first, second, pod, server));
+    node.agent.scrape_until("the end of the pods", |scrape| {
+        names.iter().all(|name| scrape.matching(MEMORY, &[("pod", name)]).next().is_none())
+    });
 }

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-/// `NamespaceMode`: `CONTAINER` and `NODE`; 0 is `POD`.
+/// Of `NamespaceMode`.
+pub(super) const POD: i32 = 0;
 pub(super) const CONTAINER: i32 = 1;
-pub(super) const NODE: i32 = 2;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Nothing {}

@@ -2,10 +2,9 @@
 
 use std::{
     fs,
-    ops::Deref,
     path::Path,
     process::Command,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
@@ -30,9 +29,9 @@ const SOCKET: &str = "/run/containerd/containerd.sock";
 /// Who makes the containers' cgroups, and how they are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Driver {
-    /// runc makes directories.
+    /// The runtime makes directories. Here that is crun.
     Cgroupfs,
-    /// systemd makes slices and scopes.
+    /// systemd makes slices and scopes, asked by runc.
     Systemd,
 }
 
@@ -88,7 +87,9 @@ impl Made {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        if let Self::Slice(slice) = self {
+        if let Self::Slice(slice) = self
+            && !thread::panicking()
+        {
             systemctl(&["stop", slice]);
         }
     }
@@ -106,63 +107,53 @@ pub(super) struct Runtime {
 
 /// A node that runs. Fields are dropped in this order.
 pub(super) struct Node {
-    pub(super) pods: Pods,
-    pub(super) runtime: Arc<Runtime>,
+    /// Taken by the test that ends them.
+    pub(super) pods: Option<Pods>,
+    runtime: Arc<Runtime>,
     pub(super) agent: Agent,
 }
 
 /// The node that runs now. The last one ends with the machine.
 static NOW: Mutex<Option<Node>> = Mutex::new(None);
 
-/// The node, for one test.
-pub(super) struct Held(MutexGuard<'static, Option<Node>>);
-
-impl Deref for Held {
-    type Target = Node;
-
-    fn deref(&self) -> &Node {
-        self.0.as_ref().expect("only `with` makes one")
-    }
-}
-
-/// A node with this driver: the one that was there for the test before, if it is of that kind; else with the same agent, which
-/// takes long to start on an emulated machine, and sees one runtime go and another come.
+/// A node with this driver, for one test: the one that was there for the test before, if it is of that kind; else with the same
+/// agent, which takes long to start on an emulated machine, and sees one runtime go and another come.
 ///
 /// # Panics
 /// On a machine that is not there to be taken over, or when something does not start.
-pub(super) fn with(driver: Driver) -> Held {
+pub(super) fn with(driver: Driver, test: impl FnOnce(&mut Node)) {
     let place = Place::here();
     assert!(
         place.is_guest() && place.leg == "systemd",
         "{place:?} is no machine for this: `cargo xtask vm run --leg systemd`"
     );
     let mut now = NOW.lock().unwrap_or_else(PoisonError::into_inner);
-    let t0 = std::time::Instant::now();
-    let mark = |what: &str| _ = fs::write("/dev/ttyS0", format!("MARK {what} {:?}\n", t0.elapsed()));
-    *now = Some(match now.take() {
+    let mut node = match now.take() {
         Some(node) if node.runtime.driver == driver => node,
         Some(Node { pods, runtime, agent }) => {
             drop((pods, runtime));
-            mark("dropped");
-            let runtime = Arc::new(Runtime::start(driver));
-            mark("runtime");
-            let node = Node { pods: Pods::start(&runtime), runtime, agent };
-            mark("pods");
-            node
+            Node { pods: None, runtime: Arc::new(Runtime::start(driver)), agent }
         }
         None => {
             let agent = thread::spawn(|| {
                 Agent::start(&["--signals", "cpu,memory,http", "--pod-source", "cri", "--node-name", NODE])
             });
             let runtime = Arc::new(Runtime::start(driver));
-            mark("runtime");
-            let pods = Pods::start(&runtime);
-            mark("pods");
+            let pods = Some(Pods::start(&runtime));
             Node { pods, runtime, agent: agent.join().expect("an agent") }
         }
-    });
-    mark("all");
-    Held(now)
+    };
+    if node.pods.is_none() {
+        node.pods = Some(Pods::start(&node.runtime));
+    }
+    test(now.insert(node));
+}
+
+impl Node {
+    /// The pods that the tests share.
+    pub(super) fn pods(&self) -> &Pods {
+        self.pods.as_ref().expect("no test before has taken them")
+    }
 }
 
 impl Runtime {
@@ -216,7 +207,10 @@ fn must(command: &[&str]) {
 }
 
 fn containerd(driver: Driver) -> String {
-    let is_systemd = driver == Driver::Systemd;
+    let (program, is_systemd) = match driver {
+        Driver::Cgroupfs => ("crun", false),
+        Driver::Systemd => ("runc", true),
+    };
     format!(
         r#"
 version = 2
@@ -225,6 +219,7 @@ version = 2
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      BinaryName = "{program}"
       SystemdCgroup = {is_systemd}
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"

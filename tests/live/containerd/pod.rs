@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    thread,
 };
 
 use podmeter_tests::{cgroup::Cgroup, cluster::NAMESPACE, image::IMAGE, wait};
@@ -16,15 +17,6 @@ use super::{
     node::{Made, NODE, Runtime},
 };
 
-/// Whose network a pod has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Network {
-    /// Its own.
-    Pod,
-    /// The node's.
-    Node,
-}
-
 /// A pod.
 pub(super) struct Pod {
     runtime: Arc<Runtime>,
@@ -32,7 +24,6 @@ pub(super) struct Pod {
     /// Its cgroup's path.
     path: String,
     sandbox: String,
-    network: Network,
     _cgroup: Made,
 }
 
@@ -54,9 +45,7 @@ pub(super) struct Pods {
 impl Pods {
     /// Starts them.
     pub(super) fn start(runtime: &Arc<Runtime>) -> Self {
-        let start = |pod: &str, name: &str, command: &[&str]| {
-            Pod::run(runtime, pod, Network::Pod).start(name, 0, command)
-        };
+        let start = |pod: &str, name: &str, command: &[&str]| Pod::run(runtime, pod).start(name, 0, command);
         Self {
             server: start("web", "server", &["/bin/http-peer", "serve", "0.0.0.0:8080"]),
             client: start("caller", "client", &["/bin/sh", "-c", COUNTS]),
@@ -73,7 +62,7 @@ pub(super) const SLEEP: &[&str] = &["/bin/busybox", "sleep", "1000000"];
 
 impl Pod {
     /// Runs it, without containers.
-    pub(super) fn run(runtime: &Arc<Runtime>, name: &str, network: Network) -> Arc<Self> {
+    pub(super) fn run(runtime: &Arc<Runtime>, name: &str) -> Arc<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let uid = format!("{:08x}-0000-4000-8000-{number:012x}", std::process::id());
@@ -84,11 +73,11 @@ impl Pod {
             uid: uid.clone(),
             namespace: NAMESPACE.to_owned(),
         };
-        let security = message::SandboxSecurity { namespaces: Some(namespaces(network)) };
+        let security = message::SandboxSecurity { namespaces: Some(namespaces()) };
         let config = message::Sandbox {
             labels: labels(&metadata),
             metadata: Some(metadata),
-            hostname: if network == Network::Pod { name.to_owned() } else { String::new() },
+            hostname: name.to_owned(),
             log_directory: runtime.logs.path().join(&uid).display().to_string(),
             linux: Some(message::SandboxLinux { cgroup_parent: path.clone(), security: Some(security) }),
         };
@@ -96,7 +85,7 @@ impl Pod {
         let question = message::RunSandbox { config: Some(config.clone()) };
         let answer: Answer = runtime.cri.call("RuntimeService/RunPodSandbox", question);
         let runtime = runtime.clone();
-        Arc::new(Self { runtime, config, path, sandbox: answer.id, network, _cgroup: cgroup })
+        Arc::new(Self { runtime, config, path, sandbox: answer.id, _cgroup: cgroup })
     }
 
     /// Starts a container in it.
@@ -107,7 +96,7 @@ impl Pod {
         let log = format!("{name}-{attempt}.log");
         let linux = message::ContainerLinux {
             resources: Some(message::Resources { cpu_shares: 102, memory_limit: 256 << 20 }),
-            security: Some(message::ContainerSecurity { namespaces: Some(namespaces(self.network)) }),
+            security: Some(message::ContainerSecurity { namespaces: Some(namespaces()) }),
         };
         let config = message::Container {
             metadata: Some(message::ContainerMetadata { name: name.to_owned(), attempt }),
@@ -155,9 +144,9 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        for method in ["StopPodSandbox", "RemovePodSandbox"] {
-            self.runtime.cri.tell(method, &self.sandbox);
-        }
+        // A second panic would take the first one's words.
+        let methods = ["StopPodSandbox", "RemovePodSandbox"].into_iter().filter(|_| !thread::panicking());
+        methods.for_each(|method| self.runtime.cri.tell(method, &self.sandbox));
     }
 }
 
@@ -168,7 +157,7 @@ impl Container {
     }
 
     /// The pod that it is in.
-    pub(super) fn pod(&self) -> &Pod {
+    pub(super) fn pod(&self) -> &Arc<Pod> {
         &self.pod
     }
 
@@ -221,9 +210,9 @@ impl Container {
     }
 }
 
-fn namespaces(network: Network) -> message::Namespaces {
-    let network = if network == Network::Node { message::NODE } else { 0 };
-    message::Namespaces { network, pid: message::CONTAINER }
+/// As a kubelet has it: the pod has a network of its own, and each container sees its own processes.
+fn namespaces() -> message::Namespaces {
+    message::Namespaces { network: message::POD, pid: message::CONTAINER }
 }
 
 fn labels(of: &message::SandboxMetadata) -> HashMap<String, String> {
