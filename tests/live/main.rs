@@ -2,6 +2,7 @@
 
 mod adapter;
 mod block_io;
+mod containerd;
 mod cpu;
 mod doctor;
 mod http;

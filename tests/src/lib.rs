@@ -4,6 +4,7 @@ pub mod adapter;
 pub mod agent;
 pub mod cgroup;
 pub mod cluster;
+pub mod image;
 pub mod machine;
 pub mod process;
 pub mod random;

@@ -5,18 +5,21 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
 };
 
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use super::{Cluster, program, spawn};
-use crate::{cgroup, machine::free_port, process::signal, temp::TempDir, wait};
-
-/// The image that pods can have: a busybox, and nothing else.
-pub const IMAGE: &str = "registry.test/busybox:1";
-const PAUSE: &str = "registry.test/pause:1";
+pub use crate::image::IMAGE;
+use crate::{
+    cgroup,
+    image::{self, PAUSE},
+    machine::free_port,
+    process::signal,
+    temp::TempDir,
+    wait,
+};
 
 /// The kubelet, and the runtime below it.
 #[derive(Debug)]
@@ -96,7 +99,7 @@ impl Kubelet {
         }).to_string());
         fs::create_dir(directory.path().join("manifests")).expect("our own directory");
         directory.file("containerd.toml", containerd(&path));
-        image(&directory);
+        image::archive(&directory, &[]);
         let mut command = Command::new("unshare");
         command.args(["--mount", "/bin/sh", "-c", ENTER, "sh", &path]);
         command.arg(program("PODMETER_KUBELET")).arg(node);
@@ -226,41 +229,4 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
     conf_dir = "{path}/cni/net.d"
 "#
     )
-}
-
-/// An archive with both images, as `docker save` would make it.
-fn image(directory: &TempDir) {
-    let path = directory.path();
-    fs::create_dir_all(path.join("layer/bin")).expect("our own directory");
-    let busybox =
-        Command::new("/bin/sh").args(["-c", "command -v busybox"]).output().expect("a shell").stdout;
-    let busybox = String::from_utf8(busybox).expect("a path");
-    fs::copy(busybox.trim(), path.join("layer/bin/busybox")).expect("busybox-static");
-    std::os::unix::fs::symlink("busybox", path.join("layer/bin/sh")).expect("our own directory");
-    tar(path, &["-cf", "layer.tar", "-C", "layer", "bin"]);
-    let digest =
-        |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let layer = digest(&fs::read(path.join("layer.tar")).expect("just written"));
-    let config = |command: &[&str]| {
-        json!({
-            "architecture": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }, "os": "linux",
-            "config": {"Entrypoint": command},
-            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer}")]},
-        })
-    };
-    let images = [(IMAGE, &["/bin/sh"][..]), (PAUSE, &["/bin/busybox", "sleep", "1000000"])];
-    let list = images.map(|(tag, command)| {
-        let text = config(command).to_string();
-        let name = format!("{}.json", digest(text.as_bytes()));
-        directory.file(&name, text);
-        json!({"Config": name, "RepoTags": [tag], "Layers": ["layer.tar"]})
-    });
-    let names = list.each_ref().map(|image| image["Config"].as_str().expect("a name").to_owned());
-    directory.file("manifest.json", json!(list).to_string());
-    tar(path, &["-cf", "image.tar", "manifest.json", "layer.tar", &names[0], &names[1]]);
-}
-
-fn tar(directory: &Path, arguments: &[&str]) {
-    let status = Command::new("tar").args(arguments).current_dir(directory).stdin(Stdio::null()).status();
-    assert!(status.expect("tar").success(), "tar {arguments:?}");
 }

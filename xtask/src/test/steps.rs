@@ -211,6 +211,7 @@ fn tests(arguments: &[&str], filter: Option<&str>, tally: &mut Tally) -> Result<
 fn live_tests(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     let mut command = cargo(LIVE)?;
     command.arg("--").args(filter).arg("--test-threads=1");
+    vm::leave_out(&mut command)?;
     for (variable, module) in BUILT {
         command.env(variable, module.ensure("by the live tests")?);
     }

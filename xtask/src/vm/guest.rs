@@ -21,6 +21,17 @@ const EMULATOR: [&str; 2] = ["qemu-system-x86", "seabios"];
 /// The one for 64-bit ARM.
 const FOREIGN: [&str; 1] = ["qemu-system-arm"];
 
+/// A disk: what is on it.
+pub(super) struct Disk {
+    pub(super) name: &'static str,
+    pub(super) packages: &'static [&'static str],
+    /// What the packages' own scripts would have written.
+    pub(super) files: &'static [(&'static str, &'static str)],
+}
+
+/// The disk of most legs.
+const DISK: Disk = Disk { name: "guest", packages: &PROGRAMS, files: &FILES };
+
 /// What is on the disk.
 const PROGRAMS: [&str; 23] = [
     "base-files",
@@ -57,7 +68,7 @@ const FILES: [(&str, &str); 4] = [
 ];
 
 /// How large the disk is; the file has holes.
-const DISK: &str = "2G";
+const SIZE: &str = "2G";
 
 /// The parts, on this machine.
 #[derive(Clone, Debug)]
@@ -87,14 +98,8 @@ impl Guest {
     ) -> Result<Self> {
         let emulator = directory.join("qemu");
         host.tree(&emulator, packages, fresh)?;
-        let tree = directory.join("guest");
-        let disk = directory.join("guest.ext4");
-        archive.tree(&tree, &PROGRAMS, fresh)?;
-        let made = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
-        if made(&disk).ok() <= made(&tree.with_extension("packages")).ok() {
-            make_disk(&tree, &disk)?;
-        }
-        let busybox = tree.join("usr/bin/busybox");
+        let disk = DISK.fetch(archive, directory, fresh)?;
+        let busybox = directory.join(DISK.name).join("usr/bin/busybox");
         Ok(Self { emulator, disk, busybox })
     }
 
@@ -111,8 +116,22 @@ impl Guest {
     }
 }
 
-fn make_disk(tree: &Path, disk: &Path) -> Result<()> {
-    for (path, text) in FILES {
+impl Disk {
+    /// Has it ready below a directory, beside the tree that it is made of.
+    pub(super) fn fetch(&self, archive: &Archive, directory: &Path, fresh: bool) -> Result<PathBuf> {
+        let tree = directory.join(self.name);
+        let disk = tree.with_extension("ext4");
+        archive.tree(&tree, self.packages, fresh)?;
+        let made = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
+        if made(&disk).ok() <= made(&tree.with_extension("packages")).ok() {
+            make_disk(&tree, self.files, &disk)?;
+        }
+        Ok(disk)
+    }
+}
+
+fn make_disk(tree: &Path, files: &[(&str, &str)], disk: &Path) -> Result<()> {
+    for (path, text) in files {
         let path = tree.join(path);
         fs::write(&path, text).with_context(|| path.display().to_string())?;
     }
@@ -132,6 +151,6 @@ fn make_disk(tree: &Path, disk: &Path) -> Result<()> {
     run(Command::new(mke2fs)
         .args(["-q", "-t", "ext4", "-m", "0", "-E", "root_owner=0:0", "-d"])
         .args([tree, &part])
-        .arg(DISK))?;
+        .arg(SIZE))?;
     Ok(fs::rename(part, disk)?)
 }

@@ -100,7 +100,9 @@ impl Machine<'_> {
         let mut cpio = Cpio::default();
         cpio.copy("/bin/busybox", &self.guest.busybox)?;
         cpio.file("/init", 0o755, &fs::read(sources.join("init"))?);
-        cpio.file("/host/vm/start", 0o644, &fs::read(sources.join("start"))?);
+        for name in ["start", "systemd", "podmeter-test.service"] {
+            cpio.file(&format!("/host/vm/{name}"), 0o644, &fs::read(sources.join(name))?);
+        }
         cpio.file("/host/vm/command", 0o644, script.as_bytes());
         for (to, from) in files {
             cpio.copy(&format!("/host{to}"), from)?;

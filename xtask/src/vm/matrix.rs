@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
     path::Path,
+    process::Command,
     time::Instant,
 };
 
@@ -43,6 +44,14 @@ impl Support {
         let path = "tests/vm/support.toml";
         let text = fs::read_to_string(root()?.join(path)).context(path)?;
         toml::from_str(&text).context(path)
+    }
+
+    /// Has a command of the live tests leave out those that do not run in a place, and says so.
+    pub(super) fn leave_out(&self, kernel: &str, leg: &str, command: &mut Command) {
+        for absent in self.test.iter().filter(|row| row.is_of(kernel, leg)) {
+            println!("NOT RUN here: {}: {}", absent.names.join(", "), absent.reason);
+            absent.names.iter().for_each(|name| _ = command.args(["--skip", name]));
+        }
     }
 
     /// What people should know of these kernels: which of them, and what.
@@ -103,6 +112,9 @@ pub(super) struct Choice<'a> {
     pub(super) legs: &'a [String],
     pub(super) filters: &'a [String],
 }
+
+/// What the table calls the machine that the guests are on, among legs.
+pub(super) const HOST: &str = "host";
 
 /// Where the results of the last run are.
 pub(super) const RESULTS: &str = "target/vm/results.json";
@@ -199,10 +211,7 @@ fn place(
     command.args(["--package=podmeter-tests", "--test=live", "--no-fail-fast", "--"]);
     command.args(if filters.is_empty() { &leg.tests } else { filters });
     command.arg("--test-threads=1");
-    for absent in support.test.iter().filter(|row| row.is_of(&found.kernel, &found.leg)) {
-        println!("NOT RUN here: {}: {}", absent.names.join(", "), absent.reason);
-        absent.names.iter().for_each(|name| _ = command.args(["--skip", name]));
-    }
+    support.leave_out(&found.kernel, &found.leg, &mut command);
     let myself = env::current_exe().context("our own path")?;
     command.env(runner, format!("{} vm runner", myself.display()));
     command.env(runner::KERNEL, &found.kernel).env(runner::LEG, &found.leg).env(runner::TOLD, &told);
@@ -224,9 +233,11 @@ fn place(
 }
 
 impl Absent {
+    /// Whether it does not run there. What is true of every guest is not for that true of the machine that the guests are on.
     fn is_of(&self, kernel: &str, leg: &str) -> bool {
-        let is = |among: &[String], own: &str| among.is_empty() || among.iter().any(|name| name == own);
-        is(&self.kernels, kernel) && is(&self.legs, leg)
+        let named = |among: &[String], own: &str| among.iter().any(|name| name == own);
+        let is = |among: &[String], own: &str| among.is_empty() || named(among, own);
+        is(&self.kernels, kernel) && if leg == HOST { named(&self.legs, leg) } else { is(&self.legs, leg) }
     }
 }
 
@@ -261,6 +272,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn containers_run_in_their_leg_alone() {
+        let support = Support::read().unwrap();
+        let left_out = |kernel: &str, leg: &str| {
+            let mut command = Command::new("cargo");
+            support.leave_out(kernel, leg, &mut command);
+            command.get_args().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(left_out("", HOST), ["--skip", "containerd::"], "what no guest has the machine may have");
+        for leg in &support.leg {
+            let is_left_out = left_out("6.12", &leg.name).contains(&"containerd::".to_owned());
+            assert_eq!(is_left_out, leg.name != "systemd", "{}", leg.name);
+        }
+    }
+
+    #[test]
     fn what_the_tests_tell_is_taken_over() {
         let told = std::env::temp_dir().join(format!("podmeter-told-{}", std::process::id()));
         fs::write(&told, "probe\tcpu\tcpu_switch\tattached\t\nsignal\tcpu\tworks\t\nother\n").unwrap();
@@ -279,7 +305,7 @@ mod tests {
         let rows = support.probe.iter().map(|row| (&row.kernels, &row.legs));
         let rows = rows.chain(support.test.iter().map(|row| (&row.kernels, &row.legs)));
         for (kernels, of) in rows {
-            assert!(of.iter().all(|leg| legs.contains(leg)), "{of:?}");
+            assert!(of.iter().all(|leg| *leg == HOST || legs.contains(leg)), "{of:?}");
             assert!(kernels.iter().all(|kernel| lock.kernel(kernel).is_ok()), "{kernels:?}");
         }
         for leg in &support.leg {

@@ -8,9 +8,13 @@ mod machine;
 mod matrix;
 mod module;
 mod runner;
+mod systemd;
 mod table;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
@@ -19,7 +23,7 @@ use self::{
     guest::Guest,
     kernel::{Kernel, Lock, Unpacked},
     machine::{Machine, Settings},
-    matrix::Choice,
+    matrix::{Choice, Support},
 };
 use crate::{
     architecture::Architecture,
@@ -101,7 +105,7 @@ struct Options {
     /// The kernel, by its series.
     #[arg(long, env = runner::KERNEL, default_value = "6.12")]
     kernel: String,
-    /// What the machine is like: `plain`, `hybrid` (cgroup v1 beside v2), `no-btf` or `arm64`.
+    /// What the machine is like: `plain`, `hybrid` (cgroup v1 beside v2), `no-btf`, `systemd` (with containerd) or `arm64`.
     #[arg(long, env = runner::LEG, default_value = "plain")]
     leg: String,
     #[command(flatten)]
@@ -185,12 +189,26 @@ impl Parts {
         let kernel = self.unpacked(self.lock.kernel(name)?)?;
         kernel.with_context(|| format!("there is no kernel {name} to be had"))
     }
+
+    /// The guest of a leg.
+    fn guest_of(&self, leg: &str, architecture: Architecture) -> Result<Guest> {
+        match architecture {
+            Architecture::Amd64 => self.guest.of(leg, &self.archive, &self.directory),
+            Architecture::Arm64 => self.guest(architecture, false),
+        }
+    }
 }
 
 impl Options {
     fn settings(&self) -> Settings {
         Settings { leg: self.leg.clone(), cpus: self.limits.cpus, seconds: self.limits.seconds }
     }
+}
+
+/// Has a command of the live tests leave out those that do not run on this machine itself, and says so.
+pub(crate) fn leave_out(command: &mut Command) -> Result<()> {
+    Support::read()?.leave_out("", matrix::HOST, command);
+    Ok(())
 }
 
 /// Runs all of it, as a step of the tests, and checks that README.md says what comes out.
@@ -217,6 +235,7 @@ pub(crate) fn run(task: &Task) -> Result<ExitCode> {
     match &task.action {
         Action::Fetch { update } => {
             let parts = Parts::fetch(*update)?;
+            Guest::fetch_others(&parts.archive, &parts.directory, *update)?;
             for kernel in &parts.lock.kernels {
                 parts.unpacked(kernel)?;
                 parts.guest(kernel.architecture, *update)?;
@@ -234,7 +253,7 @@ pub(crate) fn run(task: &Task) -> Result<ExitCode> {
             let parts = Parts::fetch(false)?;
             let (kernel, settings) = (parts.kernel(&options.kernel)?, options.settings());
             let directory = parts.directory.join(format!("run-{}", std::process::id()));
-            let guest = parts.guest(kernel.architecture, false)?;
+            let guest = parts.guest_of(&options.leg, kernel.architecture)?;
             Machine { guest: &guest, kernel: &kernel, settings: &settings, directory }.shell(&[])?;
         }
         Action::Runner { options, binary, arguments } => {

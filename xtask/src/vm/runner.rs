@@ -28,7 +28,7 @@ pub(super) fn execute(options: &Options, binary: &Path, arguments: &[String]) ->
     let kernel = parts.kernel(&options.kernel)?;
     let settings = options.settings();
     let directory = parts.directory.join(format!("run-{}", std::process::id()));
-    let guest = parts.guest(kernel.architecture, false)?;
+    let guest = parts.guest_of(&settings.leg, kernel.architecture)?;
     let machine = Machine { guest: &guest, kernel: &kernel, settings: &settings, directory };
     let binary = fs::canonicalize(binary).with_context(|| binary.display().to_string())?;
     let files = beside(&binary, Board(kernel.architecture), &machine.directory)?;
