@@ -129,7 +129,7 @@ impl Registry {
 
     /// Takes one scrape.
     pub fn gather(&mut self) -> Snapshot {
-        let reading = self.read();
+        let reading = self.read(true);
         self.scraped = Instant::now();
         self.release(reading.has_orphans);
         reading.snapshot
@@ -137,7 +137,7 @@ impl Registry {
 
     /// What adapters are told. What has ended is left for the next scrape to show.
     pub fn frame(&mut self) -> Frame {
-        let reading = self.read();
+        let reading = self.read(false);
         let pods = self.pods.as_ref().map(|shared| shared.lock());
         let frame = Frame::new(&self.identity, reading.at, &reading.snapshot, &self.tree, pods.as_deref());
         drop(pods);
@@ -147,7 +147,7 @@ impl Registry {
         frame
     }
 
-    fn read(&mut self) -> Reading {
+    fn read(&mut self, exemplars: bool) -> Reading {
         self.apply();
         if self.events.is_none() {
             self.tree.walk();
@@ -172,7 +172,7 @@ impl Registry {
         let mut out = Snapshot::default();
         let series = self.counters.as_ref().map(|(_, series)| series);
         let rows = series.map(Series::index).unwrap_or_default();
-        let context = Context { tree: &self.tree, owners: &owners, series, rows: &rows };
+        let context = Context { tree: &self.tree, owners: &owners, series, rows: &rows, exemplars };
         let mut judged = Vec::new();
         for (collector, (settled, took)) in self.collectors.iter_mut().zip(settled) {
             let started = Instant::now();

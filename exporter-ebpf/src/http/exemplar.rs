@@ -118,7 +118,9 @@ pub(super) mod kernel {
             let line = get(&raw const (*cursor).trace_at).wrapping_sub(1);
             set(&raw mut (*cursor).trace_at, 0);
             (*this).memo_method = 0;
-            if (*this).traced != 0 || pipeline::depth(this) == 0 {
+            // The storage of a socket that listens is of no connection.
+            let is_shared = get(&raw const (*cursor).shared) != 0;
+            if (*this).traced != 0 || pipeline::depth(this) == 0 || is_shared {
                 return 0;
             }
             let trace = storage(&TRACES, skb, true);
@@ -187,8 +189,12 @@ pub(super) mod kernel {
             if ahead < 0 || is_counted == 0 {
                 return 0;
             }
-            let at = (*this).last;
-            let nanos = at.wrapping_sub((*request).start);
+            let (at, start) = ((*this).last, (*request).start);
+            if at < start {
+                // The next request has taken its place, on another CPU.
+                return 0;
+            }
+            let nanos = at - start;
             let key = ExemplarKey { series: (*row).key, class: class(nanos) };
             if let Some(last) = EXEMPLARS.get_ptr(&key)
                 && at.wrapping_sub((*last).at) < INTERVAL

@@ -4,9 +4,10 @@
 //! Hooks: `cgroup_skb` ingress and egress at the root of cgroup v2. Every path returns 1: a 0 would drop the packet.
 //! `tp_btf/tcp_destroy_sock` (4.16+) ends what a connection leaves behind; `iter/bpf_sk_storage_map` (5.9+), when scraped, counts the
 //! requests that wait and accounts for what connections carried. Functions that are verified by themselves: 5.12+.
-//! Maps: `CONNECTIONS` (socket storage, 184 bytes), `PIPELINES`, `CARRIES` and `TRACES` (socket storage of the few that need it), `EXEMPLARS` (see [`exemplar`]), `DEFERRED`
-//! (connections that have no socket yet), `ACTIVE` (by slot: the requests that wait), `COVERAGE` (by slot: bytes), `ROUTES` (slot and
-//! route hash -> the request line), `PATTERNS`, `LITERALS` and `SCOPES` (see [`pattern`]), rows of `series`.
+//! Maps: `CONNECTIONS` (socket storage, 184 bytes), `PIPELINES`, `CARRIES` and `TRACES` (socket storage of the few that need it),
+//! `DEFERRED` (connections that have no socket yet), `ACTIVE` (by slot: the requests that wait), `COVERAGE` (by slot: bytes), `ROUTES`
+//! (slot and route hash -> the request line), `PATTERNS`, `LITERALS` and `SCOPES` (see [`pattern`]), `EXEMPLARS` (see [`exemplar`]),
+//! rows of `series`.
 //! Metrics: `http_{server,client}_*`, `podmeter_http_coverage_*`.
 //! Cost: see `cargo xtask bench`; README has the figure.
 //!

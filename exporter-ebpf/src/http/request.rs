@@ -76,14 +76,10 @@ pub(super) extern "C" fn http_requests(
                     seldom();
                     http_trace(skb, this, cursor);
                 }
-                if goes_on {
-                    round += 1;
-                    continue;
-                }
-                if get(&raw const (*stream).body) != 0 {
+                if !goes_on && get(&raw const (*stream).body) != 0 {
                     http_note(skb, this);
                 }
-                if get(&raw const (*stream).state) != START {
+                if !goes_on && get(&raw const (*stream).state) != START {
                     break;
                 }
             }

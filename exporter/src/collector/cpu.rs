@@ -106,7 +106,13 @@ pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
     let mut this = Collect::new(start.probes, start.tree, possible_cpus(&start.config.sysfs))?;
     if let Some((slots, series)) = start.counters {
         let (owners, _) = owners(slots, start.tree);
-        this.seed(&Context { tree: start.tree, owners: &owners, series: Some(series), rows: &[] });
+        this.seed(&Context {
+            tree: start.tree,
+            owners: &owners,
+            series: Some(series),
+            rows: &[],
+            exemplars: false,
+        });
     }
     Ok(Box::new(this))
 }

@@ -249,7 +249,9 @@ impl Collector for Collect {
 
     fn collect(&mut self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
         self.seen.clear();
-        self.traces.read(context);
+        if context.exemplars {
+            self.traces.read(context);
+        }
         // Who ever had a request has none now, unless it is counted below.
         let active = [&SIDES[0], &SIDES[1]].map(|side| self.emit(side, context, out));
         let seen = &self.seen;

@@ -37,6 +37,8 @@ pub struct Context<'a> {
     pub series: Option<&'a Series>,
     /// Which of them are taken.
     pub rows: &'a [(u32, SeriesKey)],
+    /// Whether exemplars are wanted: adapters are told of none.
+    pub exemplars: bool,
 }
 
 impl Context<'_> {

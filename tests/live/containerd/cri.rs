@@ -61,7 +61,7 @@ impl Cri {
     /// Calls a method that is told of one sandbox or container, and answers nothing.
     pub(super) fn tell(&self, method: &str, id: &str) {
         let method = format!("RuntimeService/{method}");
-        let _: message::Nothing = self.call(&method, Identity { id: id.to_owned(), number: 0 });
+        let _: message::Nothing = self.call(&method, Identity { id: id.to_owned() });
     }
 
     /// Runs a command in a container to its end, as `kubectl exec` does; what it printed.

@@ -1,4 +1,5 @@
-//! The messages of CRI v1 that the tests send, and of them the fields that a kubelet fills in and that matter here.
+//! The messages of CRI v1 that the tests send, and of them the fields that a kubelet fills in and that matter here. Their own, and not
+//! the agent's: what both would have wrong, none would see.
 
 use std::collections::HashMap;
 
@@ -9,14 +10,11 @@ pub(super) const CONTAINER: i32 = 1;
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Nothing {}
 
-/// A request that names one thing, and may have a number.
+/// A request that names one thing.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Identity {
     #[prost(string, tag = "1")]
     pub(super) id: String,
-    /// Of `StopContainer`: seconds until it is killed.
-    #[prost(int64, tag = "2")]
-    pub(super) number: i64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

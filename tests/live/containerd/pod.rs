@@ -129,7 +129,7 @@ impl Pod {
 
     /// Its address.
     pub(super) fn address(&self) -> String {
-        let question = Identity { id: self.sandbox.clone(), number: 0 };
+        let question = Identity { id: self.sandbox.clone() };
         let answer: message::SandboxStatus =
             self.runtime.cri.call("RuntimeService/PodSandboxStatus", question);
         answer.status.and_then(|status| status.network).expect("a network of its own").address

@@ -25,3 +25,19 @@ fn the_first_request_of_a_deferred_connection_counts() {
     assert_eq!(lab.count(&scrape, SERVER, &[("http_route", "/hello/{id}")]), 40);
     assert_eq!(Lab::lost_in_all(&scrape), 0, "{}", lab.story(&scrape));
 }
+
+/// Several requests in the first segment of such a connection are too many to follow: the server's end tells of its losses, and the
+/// client's has counted them.
+#[test]
+fn a_pipeline_before_the_connection_is_accepted_is_a_loss_at_the_server() {
+    let lab = Lab::alone(&[]);
+    let nginx = Nginx::start(&lab, " deferred");
+    let request = "GET /hello HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n";
+    let mut talk = lab.talk();
+    talk.all(&[&format!("open {}", nginx.address), &format!("send {request}{request}"), "answer", "answer"]);
+    talk.say("close");
+    let scrape = lab.settled(0, 2);
+    let lost = |reason| Lab::lost(&scrape, reason);
+    assert_eq!((lost("request_pipelined"), lost("request_unanswered")), (1, 1), "{}", lab.story(&scrape));
+    assert_eq!(Lab::lost_in_all(&scrape), 2, "{}", lab.story(&scrape));
+}

@@ -2,7 +2,7 @@
 //!
 //! A row that deviates does not end its test: all of them are told of at the end, with what was counted instead.
 //!
-//! `cargo xtask test` installs what they need. Three are run by hand, with `--ignored`: each says why.
+//! `cargo xtask test` installs what they need. Two are run by hand, with `--ignored`: each says why.
 
 mod exchange;
 mod ledger;
@@ -155,11 +155,12 @@ fn nginx() {
 }
 
 // Apache defers its accepts, as it does by default, so that the first request of a connection comes
-// with the handshake's last segment, to the socket that listens.
+// with the handshake's last segment, to the socket that listens. Several that come so are given up: `http::deferred` has them.
 #[test]
-#[ignore = "it accepts when the first request has come: several in that segment are given up, and counted as request_pipelined"]
 fn apache() {
-    server(Program::Apache, RANGE, PIPELINED);
+    let raw: Vec<_> = PIPELINED.iter().copied().filter(|raw| !raw.begins_with_several()).collect();
+    assert!(!raw.is_empty() && raw.len() < PIPELINED.len());
+    server(Program::Apache, RANGE, &raw);
 }
 
 #[test]

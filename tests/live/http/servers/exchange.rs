@@ -149,10 +149,18 @@ pub(super) const RANGE: &[Exchange] =
 pub(super) const EARLY_HINTS: &[Exchange] = &[Exchange::new("early hints", &[], "GET", "200", "/hints", 3)];
 
 /// What the tests' own client says, segment by segment.
+#[derive(Clone, Copy)]
 pub(super) struct Raw {
     pub(super) what: &'static str,
     pub(super) says: &'static [&'static str],
     pub(super) counts: &'static [Count],
+}
+
+impl Raw {
+    /// Whether the first segment of the connection has several requests.
+    pub(super) fn begins_with_several(&self) -> bool {
+        self.says.first().is_some_and(|line| line.matches(" HTTP/1.1").count() > 1)
+    }
 }
 
 /// What servers do that take a request before they have answered the one before.
