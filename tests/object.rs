@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use exporter_ebpf::{SIGNALS, loss::LOSSES, series};
+use exporter_ebpf::{Hook, SIGNALS, loss::LOSSES, series};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
 
 /// The maps of no signal alone. Those of aya's log are its own.
@@ -46,7 +46,10 @@ fn its_programs_are_those_that_are_declared() {
     let file = object::File::parse(&*bytes).expect("an ELF file");
     // What is in .text are functions that programs call.
     let found = symbols(&file, SymbolKind::Text, |section| section != ".text");
-    let declared = SIGNALS.iter().flat_map(|signal| signal.probes).map(|probe| probe.program);
+    let declared = SIGNALS.iter().flat_map(|signal| signal.probes).flat_map(|probe| match probe.hook {
+        Hook::IterSockets { by_file, .. } => vec![probe.program, by_file],
+        _ => vec![probe.program],
+    });
     assert_eq!(found, names(declared));
 }
 

@@ -92,8 +92,10 @@ pub(crate) struct Iter {
 
 /// `struct bpf_iter_meta`.
 #[repr(C)]
-struct IterMeta {
+pub(crate) struct IterMeta {
     seq: *mut core::ffi::c_void,
+    /// Unique to each walk.
+    pub(crate) session_id: u64,
 }
 
 impl Iter {

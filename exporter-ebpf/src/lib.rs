@@ -24,6 +24,7 @@ pub mod loss;
 pub mod memory;
 pub mod pressure;
 pub mod series;
+pub mod socket;
 pub mod tcp;
 
 /// Everything that user space needs to know about a signal.
@@ -63,8 +64,14 @@ pub enum Hook {
     CgroupSkbEgress,
     /// Walks the cgroups of one hierarchy, on demand (6.1+).
     IterCgroup,
-    /// Walks the sockets that have an entry in the named socket storage map, on demand (5.9+).
-    IterSkStorage(&'static str),
+    /// Walks the sockets that have an entry in the named socket storage map, on demand (5.9+). Where the kernel refuses the program,
+    /// the other one walks the open files of all tasks (see [`socket`]).
+    IterSockets {
+        /// The map.
+        storage: &'static str,
+        /// The other program.
+        by_file: &'static str,
+    },
     /// Walks the open files of all tasks, on demand (5.8+).
     IterTaskFile,
     /// Attached to nothing: run on demand on a chosen CPU (5.10+).

@@ -1,20 +1,21 @@
 //! TCP: bytes, connections made and refused, retransmits, resets and round-trip times per cgroup.
 //!
 //! What: what the sockets of a cgroup sent and received, whatever they speak, in every network namespace and the host's.
-//! Hooks: `tp_btf/inet_sock_set_state`, `tcp_send_reset`, `tcp_receive_reset` (4.16+): nothing in them
-//! happens per packet. The kernel counts bytes and retransmits and smooths round-trip times per socket by itself; what a socket has more than
-//! when it was last read is added when it closes and, by an iterator over the sockets' storage, before a scrape (socket
-//! storage in tracing programs: 5.11+). Sockets that are older than the agent get their storage from `iter/task_file`, once.
+//! Hooks: `tp_btf/inet_sock_set_state`, `tcp_send_reset`, `tcp_receive_reset` (4.16+): nothing in them happens per packet. The
+//! kernel counts bytes and retransmits and smooths round-trip times per socket by itself; what a socket has more than when it was
+//! last read is added when it closes and, by an iterator over the sockets' storage, before a scrape (socket storage in tracing
+//! programs: 5.11+; where a kernel refuses that iterator, see [`crate::socket`]). Sockets that are older than the agent get their
+//! storage from `iter/task_file`, once.
 //! Maps: `TCP` (by slot), `TCP_SOCKETS` (socket storage), rows of `series`.
 //! Metrics: `container_tcp_*`.
 //! Cost: see `cargo xtask bench`; README has the figure.
 //!
 //! Bytes are payload, once each: `bytes_sent` less `bytes_retrans`, and `bytes_received` less the sequence number that a FIN
 //! takes. A socket that no process has open when the agent starts (in a queue for accept, or on its way between two
-//! processes) is not counted. A connection that fails before
+//! processes) is not counted, nor is any from before if the agent has a PID namespace of its own. A connection that fails before
 //! a packet was sent (no route, no port) is no failed connection here: `connect` says so at once.
 
-use crate::{Field, Hook, Probe, Signal, Source, cgroup::ID_FIELDS, layout::layout};
+use crate::{Field, Hook, Probe, Signal, Source, cgroup::ID_FIELDS, layout::layout, socket};
 
 /// This signal.
 pub const SIGNAL: Signal = Signal {
@@ -40,7 +41,7 @@ pub const SIGNAL: Signal = Signal {
             required: false,
         },
         // Without it a connection counts when it closes.
-        Probe { program: WALK, hook: Hook::IterSkStorage(SOCKETS), fields: SOCKET_FIELDS, required: false },
+        WALK,
         // Without it what was open before does not count.
         Probe { program: ADOPT, hook: Hook::IterTaskFile, fields: SOCKET_FIELDS, required: false },
     ],
@@ -59,12 +60,11 @@ const SOCKET_FIELDS: &[Field] = &[
     OWNER_FIELDS[1],
     OWNER_FIELDS[2],
     OWNER_FIELDS[3],
-    Field { global: "SOCK_PROTOCOL", source: Source::Offset("sock", &["sk_protocol"]) },
+    socket::FIELDS[0],
+    socket::FIELDS[1],
     Field { global: "SOCK_ERR", source: Source::Offset("sock", &["sk_err"]) },
     Field { global: "SOCK_FLAGS", source: Source::Offset("sock", &["__sk_common.skc_flags"]) },
     Field { global: "SOCK_DONE", source: Source::Enumerator("sock_flags", "SOCK_DONE") },
-    // From an open file to its socket.
-    Field { global: "SOCKET_SK", source: Source::Offset("socket", &["sk"]) },
     // Of 4.18 and 4.19.
     Field { global: "TCP_BYTES_RECEIVED", source: Source::Offset("tcp_sock", &["bytes_received"]) },
     Field { global: "TCP_BYTES_SENT", source: Source::Offset("tcp_sock", &["bytes_sent"]) },
@@ -76,9 +76,14 @@ const SOCKET_FIELDS: &[Field] = &[
 /// The map of [`Tcp`], by slot.
 pub const TCP: &str = "TCP";
 /// The sockets' storage.
-pub const SOCKETS: &str = "TCP_SOCKETS";
-/// The program that adds what open connections have moved.
-pub const WALK: &str = "tcp_walk";
+const SOCKETS: &str = "TCP_SOCKETS";
+/// Adds what open connections have moved.
+pub const WALK: Probe = Probe {
+    program: "tcp_walk",
+    hook: Hook::IterSockets { storage: SOCKETS, by_file: "tcp_walk_files" },
+    fields: SOCKET_FIELDS,
+    required: false,
+};
 /// The program that gives storage to connections that are open already.
 pub const ADOPT: &str = "tcp_adopt";
 

@@ -1,5 +1,8 @@
 //! Loads the object, attaches every signal that it can, and keeps a verdict for each probe. Names no signal.
 
+mod attach;
+mod verdict;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -8,17 +11,18 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use aya::{
     Ebpf, EbpfLoader, Endianness, Pod,
     maps::{Map, MapData},
-    programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Iter, Program, ProgramError,
-        RawTracePoint,
-    },
 };
 use exporter_ebpf::{Hook, Probe, SIGNALS};
 
+pub use self::verdict::{State, Verdict};
+use self::{
+    attach::{Attached, attach, iterated, while_packets_load},
+    verdict::{explain, lacks_helper},
+};
 use crate::{
     btf::{self, Btf},
     sys::{self, IterLink, MappedArray},
@@ -26,51 +30,6 @@ use crate::{
 
 /// The compiled kernel half; `cargo xtask ebpf` makes it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../object/podmeter.bpf.o");
-
-/// How it went with a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
-    /// It measures.
-    Attached,
-    /// Switched off by a flag.
-    Disabled,
-    /// Something does the same less well in its place, or a part of the signal is missing.
-    Degraded,
-    /// This kernel does not have what it needs.
-    Unsupported,
-    /// It should work, and did not: a missing privilege, a refusal by the verifier.
-    Failed,
-}
-
-impl State {
-    /// Every state.
-    pub const ALL: [Self; 5] =
-        [Self::Attached, Self::Disabled, Self::Degraded, Self::Unsupported, Self::Failed];
-
-    /// The name in the `state` label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Attached => "attached",
-            Self::Disabled => "disabled",
-            Self::Degraded => "degraded",
-            Self::Unsupported => "unsupported",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// The verdict on a probe.
-#[derive(Clone, Debug)]
-pub struct Verdict {
-    /// The signal that it belongs to.
-    pub signal: &'static str,
-    /// The program.
-    pub program: &'static str,
-    /// How it went.
-    pub state: State,
-    /// Why, unless it is attached; one line.
-    pub reason: String,
-}
 
 /// What the loader needs to know of the machine and of the user's wishes.
 pub struct Plan<'a> {
@@ -149,7 +108,11 @@ impl Probes {
                 continue;
             }
             match attach(ebpf, probe, plan, kernel_btf.as_ref().ok()) {
-                Ok(()) => (verdict.state, verdict.reason) = (State::Attached, String::new()),
+                Ok(Attached::Whole) => (verdict.state, verdict.reason) = (State::Attached, String::new()),
+                Ok(Attached::ByFile(error)) => {
+                    let reason = format!("walking the open files of all tasks instead: {}", explain(&error));
+                    (verdict.state, verdict.reason) = (State::Degraded, reason);
+                }
                 Err(error) => {
                     verdict.reason = explain(&error);
                     if lacks_helper(&verdict.reason) {
@@ -229,11 +192,21 @@ impl Probes {
         Ok(bytes)
     }
 
-    /// Links an attached iterator program to a map.
-    ///
-    /// # Errors
-    /// As [`Self::iter_cgroup`].
-    pub fn iter_map(&self, program: &str, map: &str) -> anyhow::Result<IterLink> {
+    /// Links what walks sockets for a probe of [`Hook::IterSockets`]: to their storage, or to the open files. `None` if neither can be
+    /// had; then, and where less is found so, the verdict says why.
+    pub fn iter_sockets(&mut self, probe: &Probe) -> Option<IterLink> {
+        let Hook::IterSockets { storage, by_file } = probe.hook else { return None };
+        let linked = if self.is_attached(probe.program) {
+            self.iter_map(probe.program, storage)
+        } else if self.is_loaded(by_file) {
+            self.iter_files(by_file)
+        } else {
+            return None;
+        };
+        linked.inspect_err(|error| self.degrade(probe.program, format!("{error:#}"))).ok()
+    }
+
+    fn iter_map(&self, program: &str, map: &str) -> anyhow::Result<IterLink> {
         let data = self.ebpf.as_ref().and_then(|ebpf| ebpf.map(map)).and_then(data);
         let data = data.with_context(|| format!("map {map} is not in the object"))?;
         self.with_fd(program, |fd| Ok(IterLink::map(fd, data.fd().as_fd())?))
@@ -242,9 +215,17 @@ impl Probes {
     /// Links an attached iterator program to the open files of all tasks.
     ///
     /// # Errors
-    /// As [`Self::iter_cgroup`].
+    /// As [`Self::iter_cgroup`], and in a PID namespace that has not all of them.
     pub fn iter_files(&self, program: &str) -> anyhow::Result<IterLink> {
+        ensure!(
+            sees_all_tasks(),
+            "in a PID namespace of its own it sees no other's files: hostPID, or --pid=host"
+        );
         self.with_fd(program, |fd| Ok(IterLink::files(fd)?))
+    }
+
+    fn is_loaded(&self, program: &str) -> bool {
+        self.with_fd(program, |_| Ok(())).is_ok()
     }
 
     /// Calls `f` with the descriptor of a loaded program.
@@ -329,95 +310,10 @@ fn load_object(plan: &Plan<'_>, globals: &BTreeMap<&'static str, u32>) -> anyhow
     Ok(loader.load(OBJECT)?)
 }
 
-fn attach(ebpf: &mut Ebpf, probe: &Probe, plan: &Plan<'_>, btf: Option<&aya::Btf>) -> anyhow::Result<()> {
-    let program = ebpf.program_mut(probe.program).context("not in the object")?;
-    let btf = || btf.context("no kernel BTF");
-    match probe.hook {
-        Hook::BtfTracepoint(name) => {
-            let program: &mut BtfTracePoint = program.try_into()?;
-            program.load(name, btf()?)?;
-            program.attach()?;
-        }
-        Hook::CgroupSkbIngress => attach_packets(program, CgroupSkbAttachType::Ingress, plan)?,
-        Hook::CgroupSkbEgress => attach_packets(program, CgroupSkbAttachType::Egress, plan)?,
-        hook @ (Hook::IterCgroup | Hook::IterTaskFile | Hook::IterSkStorage(_)) => {
-            let program: &mut Iter = program.try_into()?;
-            program.load(iterated(hook).context("no iterator")?, btf()?)?;
-        }
-        Hook::OnCpu => {
-            let program: &mut RawTracePoint = program.try_into()?;
-            program.load()?;
-        }
-    }
-    Ok(())
-}
-
-/// What an iterator's hook walks, as the kernel calls it.
-fn iterated(hook: Hook) -> Option<&'static str> {
-    match hook {
-        Hook::IterCgroup => Some("cgroup"),
-        Hook::IterTaskFile => Some("task_file"),
-        Hook::IterSkStorage(_) => Some("bpf_sk_storage_map"),
-        _ => None,
-    }
-}
-
-/// Does `work` while the kernel verifies the `wanted` packet programs, each on a thread of its own: that is most of the time
-/// that a start takes. One that it refuses is loaded again when it is attached, and says why.
-fn while_packets_load<R>(ebpf: &mut Ebpf, wanted: impl Fn(&str) -> bool, work: impl FnOnce() -> R) -> R {
-    std::thread::scope(|scope| {
-        for (name, program) in ebpf.programs_mut() {
-            if let Program::CgroupSkb(program) = program
-                && wanted(name)
-            {
-                scope.spawn(|| _ = program.load());
-            }
-        }
-        work()
-    })
-}
-
-fn attach_packets(program: &mut Program, kind: CgroupSkbAttachType, plan: &Plan<'_>) -> anyhow::Result<()> {
-    let path = plan.cgroup.context("cgroup v2 is not mounted")?;
-    let cgroup = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let program: &mut CgroupSkb = program.try_into()?;
-    if program.fd().is_err() {
-        program.load()?;
-    }
-    // `Single`, though several may attach: links are always multi, and the kernel refuses the flag on them.
-    program.attach(cgroup, kind, CgroupAttachMode::Single)?;
-    Ok(())
-}
-
-/// One line that says what went wrong and, where that is known, what to do.
-fn explain(error: &anyhow::Error) -> String {
-    if let Some(ProgramError::LoadError { io_error, verifier_log }) = error.downcast_ref() {
-        let log = verifier_log.to_string();
-        let statistics = ["processed ", "verification time ", "stack depth "];
-        let said = log.lines().filter(|line| !line.trim().is_empty());
-        let said = said.filter(|line| !statistics.iter().any(|start| line.starts_with(start)));
-        let tail: Vec<_> = said.collect::<Vec<_>>().into_iter().rev().take(3).collect();
-        let tail = tail.into_iter().rev().collect::<Vec<_>>().join(" | ");
-        return format!(
-            "the kernel refuses the program: {io_error}{}{tail}",
-            if tail.is_empty() { "" } else { ": " }
-        );
-    }
-    let denied = error.chain().any(|cause| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
-    });
-    let hint = if denied { " (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or root)" } else { "" };
-    let text = error.chain().map(ToString::to_string).collect::<Vec<_>>();
-    let mut text: Vec<_> = text.iter().map(|text| text.replace('\n', " ")).collect();
-    text.dedup();
-    format!("{}{hint}", text.join(": "))
-}
-
-/// Whether what the verifier says is that this kernel has no such helper, or not for this type of program.
-fn lacks_helper(reason: &str) -> bool {
-    ["invalid func unknown#", "unknown func bpf_"].iter().any(|words| reason.contains(words))
+/// Whether the tasks of this PID namespace are all tasks: it is the first one, whose number is fixed (`PROC_PID_INIT_INO` in
+/// include/linux/proc_ns.h).
+fn sees_all_tasks() -> bool {
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|name| name == Path::new("pid:[4026531836]"))
 }
 
 /// The data of a map of any type.

@@ -49,7 +49,8 @@ fn the_agent_has_the_rights_that_it_needs_and_no_other() {
     );
     let pod = daemonset()["spec"]["template"]["spec"].clone();
     assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
-    for namespace in ["hostNetwork", "hostPID", "hostIPC"] {
+    assert_eq!(pod["hostPID"], true, "or connections from before the agent are not found");
+    for namespace in ["hostNetwork", "hostIPC"] {
         assert_eq!(pod[namespace], Value::Null, "{namespace}");
     }
     let mounts = container()["volumeMounts"].as_array().expect("mounts").clone();

@@ -24,6 +24,23 @@ pub struct Exception {
     pub state: String,
     /// A part of what the verdict gives as its reason.
     pub reason: String,
+    /// Whether they may be attached all the same: which kernel it is cannot be told from here.
+    #[serde(default)]
+    pub perhaps: bool,
+}
+
+/// What becomes of a program, by the table.
+#[derive(Clone, Debug)]
+pub struct Expectation(Option<Exception>);
+
+impl Expectation {
+    /// Whether it is so.
+    pub fn is_met_by(&self, state: &str, reason: &str) -> bool {
+        let is_attached = state == "attached";
+        self.0.as_ref().map_or(is_attached, |row| {
+            (state == row.state && reason.contains(&row.reason)) || (row.perhaps && is_attached)
+        })
+    }
 }
 
 #[derive(serde::Deserialize)]
@@ -53,18 +70,18 @@ impl Place {
         self.kernel != "host"
     }
 
-    /// What the table says of a program here; `None` if it has to be attached.
+    /// What the table says of a program here: it has to be attached, unless there is an exception.
     ///
     /// # Panics
     /// When the table cannot be read.
-    pub fn exception(&self, program: &str) -> Option<Exception> {
+    pub fn expectation(&self, program: &str) -> Expectation {
         let table: Table = toml::from_str(include_str!("../vm/support.toml")).expect("the table");
         let is_here = |among: &[String], own: &String| among.is_empty() || among.contains(own);
-        table.probe.into_iter().find(|row| {
+        Expectation(table.probe.into_iter().find(|row| {
             row.programs.iter().any(|name| name == program)
                 && is_here(&row.kernels, &self.kernel)
                 && is_here(&row.legs, &self.leg)
-        })
+        }))
     }
 }
 
@@ -101,6 +118,18 @@ mod tests {
     #[test]
     fn a_place_without_a_row_has_everything() {
         let place = Place { kernel: "1.0".into(), leg: "none".into() };
-        assert!(place.exception("cpu_switch").is_none());
+        let expectation = place.expectation("cpu_switch");
+        assert!(expectation.is_met_by("attached", "") && !expectation.is_met_by("failed", "EPERM"));
+    }
+
+    #[test]
+    fn the_kernel_of_a_host_may_refuse_to_walk_elements() {
+        let expectation = Place { kernel: "host".into(), leg: "plain".into() }.expectation("http_flush");
+        assert!(expectation.is_met_by("attached", ""));
+        assert!(expectation.is_met_by("degraded", "instead: Operation not permitted (os error 1)"));
+        assert!(!expectation.is_met_by("degraded", "another reason"));
+        assert!(!expectation.is_met_by("failed", "Operation not permitted"));
+        let guest = Place { kernel: "6.18".into(), leg: "plain".into() };
+        assert!(!guest.expectation("http_flush").is_met_by("degraded", "Operation not permitted"));
     }
 }

@@ -3,8 +3,9 @@
 //! What: each request with its method, route, status and latency, in histograms that the kernel fills: no event per request.
 //! Hooks: `cgroup_skb` ingress and egress at the root of cgroup v2. Every path returns 1: a 0 would drop the packet.
 //! `tp_btf/tcp_destroy_sock` (4.16+) ends what a connection leaves behind; `iter/bpf_sk_storage_map` (5.9+), when scraped, counts the
-//! requests that wait and accounts for what connections carried. Functions that are verified by themselves: 5.12+.
-//! Maps: `CONNECTIONS` (socket storage, 184 bytes), `PIPELINES`, `CARRIES` and `TRACES` (socket storage of the few that need it),
+//! requests that wait and accounts for what connections carried (where a kernel refuses it, see [`crate::socket`]). Functions that are
+//! verified by themselves: 5.12+.
+//! Maps: `CONNECTIONS` (socket storage, 184 bytes), `PIPELINES`, `CARRIES`, `TRACES` and `WALKED` (socket storage of the few that need it),
 //! `DEFERRED` (connections that have no socket yet), `ACTIVE` (by slot: the requests that wait), `COVERAGE` (by slot: bytes), `ROUTES`
 //! (slot and route hash -> the request line), `PATTERNS`, `LITERALS` and `SCOPES` (see [`pattern`]), `EXEMPLARS` (see [`exemplar`]),
 //! rows of `series`.
@@ -27,7 +28,7 @@ pub mod pattern;
 pub mod route;
 pub mod table;
 
-use crate::{Field, Hook, Probe, Signal, layout::layout};
+use crate::{Field, Hook, Probe, Signal, layout::layout, socket};
 
 /// This signal.
 pub const SIGNAL: Signal = Signal {
@@ -42,13 +43,14 @@ pub const SIGNAL: Signal = Signal {
             fields: NONE,
             required: false,
         },
-        Probe { program: FLUSH, hook: Hook::IterSkStorage(CONNECTIONS), fields: NONE, required: false },
+        FLUSH,
     ],
     maps: &[
         CONNECTIONS,
         "PIPELINES",
         "CARRIES",
         "TRACES",
+        "WALKED",
         exemplar::EXEMPLARS,
         "DEFERRED",
         ACTIVE,
@@ -62,10 +64,15 @@ pub const SIGNAL: Signal = Signal {
 
 const NONE: &[Field] = &[];
 
-/// The program that ends the last requests of idle connections, and counts the requests that wait.
-pub const FLUSH: &str = "http_flush";
+/// Ends the last requests of idle connections, and counts the requests that wait.
+pub const FLUSH: Probe = Probe {
+    program: "http_flush",
+    hook: Hook::IterSockets { storage: CONNECTIONS, by_file: "http_flush_files" },
+    fields: &socket::FIELDS,
+    required: false,
+};
 /// The socket storage.
-pub const CONNECTIONS: &str = "CONNECTIONS";
+const CONNECTIONS: &str = "CONNECTIONS";
 /// The map of [`Active`], by slot: user space sets it to 0 before a walk.
 pub const ACTIVE: &str = "ACTIVE";
 /// The map of routes.

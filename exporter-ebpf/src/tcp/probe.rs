@@ -6,7 +6,7 @@ use aya_ebpf::{
     Global,
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
     btf_maps::{Array, SkStorage},
-    helpers::generated::{bpf_sk_storage_get, bpf_skc_to_tcp_sock, bpf_sock_from_file},
+    helpers::generated::{bpf_sk_storage_get, bpf_skc_to_tcp_sock},
     macros::{btf_map, btf_tracepoint},
     programs::BtfTracePointContext,
 };
@@ -20,14 +20,13 @@ use crate::{
     kernel::{MMAPABLE, SkStorageIter, add, load},
     loss::{Loss, count},
     series::{self, Family, SeriesKey},
+    socket::kernel::{TaskFile, is_tcp},
 };
 
 #[unsafe(no_mangle)]
 static SOCK_CGROUP: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static SOCK_STATE: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static SOCK_PROTOCOL: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static SOCK_ERR: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -44,8 +43,6 @@ static TCP_BYTES_RETRANS: Global<u32> = Global::new(0);
 static TCP_TOTAL_RETRANS: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static TCP_SRTT: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static SOCKET_SK: Global<u32> = Global::new(0);
 
 #[btf_map]
 static TCP: Array<Tcp, { DEFAULT_SLOTS as usize }, MMAPABLE> = Array::new();
@@ -72,7 +69,6 @@ const TIME_WAIT: u8 = 6;
 const CLOSE: u32 = 7;
 const LISTEN: u8 = 10;
 const NEW_SYN_RECV: u8 = 12;
-const IPPROTO_TCP: u16 = 6;
 
 /// The cgroup of a socket: its creator's, or that of the listener that it comes from.
 ///
@@ -182,6 +178,21 @@ unsafe fn settle(sk: *const u8, this: *mut Socket) {
     }
 }
 
+/// As [`settle`], of a socket that may have no storage.
+///
+/// # Safety
+/// `sk` is a BTF pointer to a full struct sock.
+#[inline(always)]
+unsafe fn settle_if_known(sk: *const u8) {
+    // SAFETY: the caller's.
+    unsafe {
+        let this = storage(sk, false);
+        if !this.is_null() && (*this).cgroup != 0 {
+            settle(sk, this);
+        }
+    }
+}
+
 /// # Safety
 /// `tcp` is the account of the slot.
 #[inline(always)]
@@ -233,7 +244,7 @@ fn tcp_state(ctx: BtfTracePointContext) -> i32 {
     let (old, new): (u32, u32) = (ctx.arg(1), ctx.arg(2));
     // SAFETY: argument 0 is a BTF pointer to a full struct sock.
     unsafe {
-        if load::<u16>(sk, &SOCK_PROTOCOL) != IPPROTO_TCP {
+        if !is_tcp(sk) {
             return 0;
         }
         if new == ESTABLISHED && (old == SYN_SENT || old == SYN_RECV) {
@@ -248,10 +259,7 @@ fn tcp_state(ctx: BtfTracePointContext) -> i32 {
                 add(&raw mut (*tcp).retransmits, u64::from(done.retransmits));
             }
         } else if new == CLOSE {
-            let this = storage(sk, false);
-            if !this.is_null() && (*this).cgroup != 0 {
-                settle(sk, this);
-            }
+            settle_if_known(sk);
         }
     }
     0
@@ -312,32 +320,28 @@ extern "C" fn tcp_walk(ctx: *const SkStorageIter<Socket>) -> i32 {
     0
 }
 
-/// The context of `iter/task_file`: `struct bpf_iter__task_file`.
-#[repr(C)]
-struct TaskFile {
-    meta: *const u8,
-    task: *const u8,
-    fd: u64,
-    file: *mut u8,
+/// As [`tcp_walk`], where the kernel refuses that. A socket that is met twice has nothing more the second time.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+extern "C" fn tcp_walk_files(ctx: *const TaskFile) -> i32 {
+    // SAFETY: the context of the iterator.
+    unsafe {
+        let sk = (*ctx).sock();
+        if !sk.is_null() {
+            settle_if_known(sk);
+        }
+    }
+    0
 }
 
 /// Once, after attaching: gives storage to the connections that are open.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 extern "C" fn tcp_adopt(ctx: *const TaskFile) -> i32 {
-    // SAFETY: the context of the iterator; `file` is null once, at the end; the helper gives a BTF pointer to struct
-    // socket, or null.
+    // SAFETY: the context of the iterator.
     unsafe {
-        let file = (*ctx).file;
-        if file.is_null() {
-            return 0;
-        }
-        let socket: *const u8 = bpf_sock_from_file(file.cast()).cast_const().cast();
-        if socket.is_null() {
-            return 0;
-        }
-        let sk: *const u8 = load(socket, &SOCKET_SK);
-        if sk.is_null() || load::<u16>(sk, &SOCK_PROTOCOL) != IPPROTO_TCP {
+        let sk = (*ctx).sock();
+        if sk.is_null() {
             return 0;
         }
         let state: u8 = load(sk, &SOCK_STATE);

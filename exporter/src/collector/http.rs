@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use anyhow::Context as _;
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use exporter_ebpf::http::{
-    ACTIVE, Active, CONNECTIONS, FLUSH, ROUTES, RouteKey, RouteLine, SIGNAL, detail, parse_detail,
+    ACTIVE, Active, FLUSH, ROUTES, RouteKey, RouteLine, SIGNAL, detail, parse_detail,
     route::{Route, Text},
 };
 
@@ -105,17 +105,7 @@ struct Collect {
 
 impl Collect {
     fn new(probes: &mut Probes, named: Routes) -> anyhow::Result<Self> {
-        let flush = if probes.is_attached(FLUSH) {
-            let link = probes.iter_map(FLUSH, CONNECTIONS);
-            link.inspect_err(|error| {
-                let reason =
-                    format!("no requests that wait, and bytes count when connections end: {error:#}");
-                probes.degrade(FLUSH, reason);
-            })
-            .ok()
-        } else {
-            None
-        };
+        let flush = probes.iter_sockets(&FLUSH);
         let (active, coverage) = (probes.array(ACTIVE)?, Accounts::new(probes)?);
         let (routes, texts, seen) = (probes.take(ROUTES)?, HashMap::new(), HashSet::new());
         let traces = Traces::new(probes)?;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use exporter_ebpf::{
     series::Family,
-    tcp::{ADOPT, Failure, SIGNAL, SOCKETS, TCP, Tcp, WALK},
+    tcp::{ADOPT, Failure, SIGNAL, TCP, Tcp, WALK},
 };
 use rustc_hash::FxHashMap;
 use tracing::debug;
@@ -113,11 +113,7 @@ impl Collect {
                 probes.degrade(ADOPT, format!("connections from before the agent do not count: {error:#}"));
             }
         }
-        let walk = probes.is_attached(WALK).then(|| probes.iter_map(WALK, SOCKETS)).transpose();
-        let walk = walk.unwrap_or_else(|error| {
-            probes.degrade(WALK, format!("connections count when they end: {error:#}"));
-            None
-        });
+        let walk = probes.iter_sockets(&WALK);
         Ok(Self { tcp, walk, retained: FxHashMap::default() })
     }
 

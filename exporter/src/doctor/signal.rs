@@ -156,7 +156,7 @@ fn since(hook: Hook) -> &'static str {
         Hook::BtfTracepoint(_) => "5.5",
         Hook::CgroupSkbIngress | Hook::CgroupSkbEgress => "5.7",
         Hook::IterTaskFile => "5.8",
-        Hook::IterSkStorage(_) => "5.9",
+        Hook::IterSockets { .. } => "5.9",
         Hook::OnCpu => "5.10",
         Hook::IterCgroup => "6.1",
     }

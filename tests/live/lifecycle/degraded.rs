@@ -75,8 +75,9 @@ fn with_three_capabilities_everything_attaches() {
     let scrape = memory_is_read(&agent, &cgroup);
     let place = Place::here();
     for probe in SIGNALS.iter().flat_map(|signal| signal.probes) {
-        let wanted = place.exception(probe.program).map_or("attached".to_owned(), |row| row.state);
-        assert_eq!(state(&scrape, probe.program, &wanted), 1.0, "{}: {:#?}", probe.program, agent.log());
+        let (state, reason) = agent.verdict(&scrape, probe.program);
+        let expectation = place.expectation(probe.program);
+        assert!(expectation.is_met_by(&state, &reason), "{}: {state}: {reason}", probe.program);
     }
     assert_sound(&agent);
 }
@@ -148,6 +149,19 @@ fn without_usable_btf_probes_are_unsupported() {
         assert_eq!(agent.get("/livez").0, 200, "{what}");
         assert_sound(&agent);
     }
+}
+
+/// As in a pod without `hostPID`: it would find its own files, and take them for all.
+#[test]
+fn in_a_pid_namespace_of_its_own_it_does_not_claim_to_see_all_files() {
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(binary());
+    let agent = Agent::start_by(&mut command, &[]);
+    let scrape = agent.scrape();
+    let (state, reason) = agent.verdict(&scrape, exporter_ebpf::tcp::ADOPT);
+    assert_eq!(state, "degraded", "{reason}");
+    assert!(reason.contains("hostPID"), "{reason}");
+    assert_sound(&agent);
 }
 
 #[test]
