@@ -132,7 +132,7 @@ impl Agent {
         let lines = self.log();
         let lines = lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let told = lines.filter(|line| line["program"] == program);
-        let reason = told.filter_map(|line| Some(line.get("reason")?.as_str()?.to_owned())).last();
+        let reason = told.filter_map(|line| Some(line.get("reason")?.as_str()?.to_owned())).next_back();
         (states.next().unwrap_or_else(|| "none".to_owned()), reason.unwrap_or_default())
     }
 

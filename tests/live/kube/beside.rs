@@ -29,6 +29,11 @@ const ROUNDED: f64 = 2e-6;
 
 const CPU: &str = "container_cpu_usage_seconds_total";
 
+/// Where CPU time is on v1: a runtime moves what it starts into one hierarchy after the other, while it runs. What it does in between
+/// has been done for one cgroup there, and for another here (8.8 ms were seen). And where tracepoints do not fire beside a task of
+/// PID 1, what a task did last counts when it has run again.
+const MOVED: f64 = 0.02;
+
 type Labels = BTreeMap<String, String>;
 
 /// A series' name and labels, without those that say nothing and the one that only we have.
@@ -223,6 +228,7 @@ fn of_values(
         let near = history.iter().filter(|(time, _)| (time - sample.time).abs() <= LOOK + 1.0);
         let near = near.filter_map(|(_, all)| Some(all.get(key)?.value)).chain([before, after]);
         let (low, high, slack) = match kinds[&*key.0] {
+            Kind::Counter if key.0 == CPU && !has_v2("cpu") => (before, after, MOVED),
             Kind::Counter => (before, after, ROUNDED),
             _ => {
                 let (low, high) =
@@ -237,7 +243,8 @@ fn of_values(
     }
     let both: BTreeSet<_> =
         theirs.keys().filter(|key| history[0].1.contains_key(*key)).map(|key| &key.0).collect();
-    assert_eq!(compared, both, "every metric that both have is compared");
+    // One that only began to be counted meanwhile, as the first read of a disk, may be compared too.
+    assert!(both.is_subset(&compared), "every metric that both have is compared: {both:?}, {compared:?}");
     assert!(compared.len() > 15, "{compared:?}");
     verdict
 }
