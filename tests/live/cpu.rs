@@ -70,6 +70,28 @@ fn usage_is_the_kernels_account() {
     });
 }
 
+/// What is moved while it runs, as runtimes do with what they start, ran for the one cgroup until then and for the other from then on.
+#[test]
+fn what_moves_has_run_where_it_was() {
+    let agent = Agent::start(&["--signals", "cpu"]);
+    wait::until("a round in which nothing was charged by the clock", || {
+        let before = unseen(&agent.scrape());
+        let (from, to) = (Cgroup::new("from"), Cgroup::new("to"));
+        let mut spinner = from.spawn(&SPIN);
+        spinner.go();
+        thread::sleep(Duration::from_millis(200));
+        to.adopt(spinner.pid());
+        thread::sleep(Duration::from_millis(100));
+        spinner.pause();
+        let (scrape, accounts) = quiet(&agent, || [account(&from), account(&to)]);
+        let own = [usage(&scrape, &from), usage(&scrape, &to)];
+        assert!(accounts.iter().all(|seconds| *seconds > 0.0), "it ran for both: {accounts:?}");
+        let is_same = own.iter().zip(&accounts).all(|(own, kernel)| (own - kernel).abs() <= 0.001);
+        assert!(is_same || unseen(&scrape) > before, "{own:?} s, and the kernel says {accounts:?} s");
+        is_same.then_some(())
+    });
+}
+
 /// A task that is never switched out causes no event: what shows it is that each scrape settles it.
 #[test]
 fn usage_grows_while_the_process_runs() {

@@ -125,15 +125,12 @@ impl Agent {
 
     /// The state of a probe in a scrape, and why it is not attached, by the log; empty if it is.
     pub fn verdict(&self, scrape: &Scrape, program: &str) -> (String, String) {
-        let states = scrape.label_values("podmeter_probe_state", "state", &[("program", program)]);
-        let mut states = states.into_iter().filter(|state| {
-            scrape.value("podmeter_probe_state", &[("program", program), ("state", state)]) == Some(1.0)
-        });
+        let state = scrape.probes().remove(program).unwrap_or_default();
         let lines = self.log();
         let lines = lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let told = lines.filter(|line| line["program"] == program);
         let reason = told.filter_map(|line| Some(line.get("reason")?.as_str()?.to_owned())).next_back();
-        (states.next().unwrap_or_else(|| "none".to_owned()), reason.unwrap_or_default())
+        (state, reason.unwrap_or_default())
     }
 
     /// What it logged so far.

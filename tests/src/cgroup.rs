@@ -188,6 +188,16 @@ impl Cgroup {
         Gated::new(&procs, program)
     }
 
+    /// Moves a process here, in every hierarchy.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn adopt(&self, pid: u32) {
+        for directory in self.directories() {
+            fs::write(directory.join("cgroup.procs"), pid.to_string()).expect("moved");
+        }
+    }
+
     /// Removes the cgroup from every hierarchy, before its time.
     pub fn remove(self) {}
 }

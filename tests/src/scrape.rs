@@ -1,5 +1,7 @@
 //! A scrape, as text, to be asked for values.
 
+use std::collections::BTreeMap;
+
 /// What the agent answered.
 #[derive(Clone, Debug)]
 pub struct Scrape(pub String);
@@ -40,6 +42,20 @@ impl Scrape {
         found.sort();
         found.dedup();
         found
+    }
+
+    /// The state that each probe is in, by program.
+    pub fn probes(&self) -> BTreeMap<String, String> {
+        let state = |program: String| {
+            let labels = [("program", &*program)];
+            let states = self.label_values("podmeter_probe_state", "state", &labels);
+            let is = |state: &String| {
+                self.value("podmeter_probe_state", &[labels[0], ("state", state)]) == Some(1.0)
+            };
+            let state = states.into_iter().find(is).unwrap_or_else(|| "none".to_owned());
+            (program, state)
+        };
+        self.label_values("podmeter_probe_state", "program", &[]).into_iter().map(state).collect()
     }
 
     fn lines<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> + 'a {

@@ -72,15 +72,9 @@ fn the_daemonsets_rights_are_enough() {
     // All that follows it does without.
     assert_eq!((agent.capabilities("CapEff"), agent.capabilities("CapPrm")), (0, 0));
     let scrape = agent.scrape();
-    let states = scrape.label_values("podmeter_probe_state", "state", &[]);
-    for state in states.iter().filter(|state| *state != "attached") {
-        assert_eq!(
-            scrape.sum("podmeter_probe_state", &[("state", state)]),
-            0.0,
-            "{state}:\n{}",
-            agent.log().join("\n")
-        );
-    }
+    // What this kernel refuses it refuses whomever.
+    let root = Agent::start(&[]);
+    assert_eq!(scrape.probes(), root.scrape().probes(), "{}", agent.log().join("\n"));
     assert!(scrape.value("container_memory_working_set_bytes", &[("id", "/")]) > Some(0.0));
     assert_eq!(agent.get("/readyz").0, 200);
 }
@@ -93,8 +87,9 @@ fn each_right_is_needed_for_what_is_said_of_it() {
         attached(&agent(right, &directory))
     };
     let (all, network) = (of(""), of("net_admin"));
-    assert!(all.values().all(|(attached, all)| attached == all), "{all:?}");
-    for (signal, (attached, all)) in network {
+    for (signal, (attached, _)) in network {
+        let all = all[&signal].0;
+        assert!(all > 0.0, "{signal}");
         assert_eq!(attached < all, signal == "http", "without NET_ADMIN: {signal} has {attached} of {all}");
     }
     for right in ["perfmon", "bpf"] {
