@@ -5,7 +5,8 @@
 //! CPU (`se.sum_exec_runtime`, of which cpu.stat is the sum: neither has time that a hypervisor stole); the wait is the run
 //! queue's clock less `sched_info.last_queued`. No wakeup hook, no state per task, no clock read. Before a scrape,
 //! `cpu_settle` is run on each CPU, so that a task that has not been switched out yet is charged up to the last tick.
-//! `tp_btf/cgroup_attach_task` (4.13+) divides the time of a task that is moved while it runs: runtimes move so what they start.
+//! `tp_btf/cgroup_attach_task` divides the time of a task that is moved while it runs, as runtimes do with what they start (5.19+: the
+//! helper that finds another CPU's element).
 //! `iter/cgroup` (6.1+) reads the bandwidth counters of all cgroups.
 //! Maps: `CPU` (by slot), `RUNNING` (by CPU: the task on it, whose it is, and how far it has been charged), `BANDWIDTHS` and
 //! `BANDWIDTH_WALK` (the records of the last walk, and their number), rows of `series`.
@@ -77,7 +78,7 @@ pub const SIGNAL: Signal = Signal {
             required: false,
         },
     ],
-    maps: &[CPU, RUNNING, BANDWIDTHS, BANDWIDTH_WALK],
+    maps: &[CPU, "RUNNING", BANDWIDTHS, BANDWIDTH_WALK],
 };
 
 const MOVE_FIELDS: &[Field] = &[
@@ -110,8 +111,6 @@ const TASK_FIELDS: &[Field] = &[
 
 /// The map of [`Cpu`], by slot.
 pub const CPU: &str = "CPU";
-/// The map of what runs, by CPU.
-pub const RUNNING: &str = "RUNNING";
 /// The program that [`Hook::OnCpu`] runs.
 pub const SETTLE: &str = "cpu_settle";
 /// The program that fills [`BANDWIDTHS`].

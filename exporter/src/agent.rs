@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use aya_log::EbpfLogger;
-use exporter_ebpf::{SIGNALS, cgroup, cpu::RUNNING};
+use exporter_ebpf::{SIGNALS, cgroup};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -25,7 +25,7 @@ use crate::{
         layout::Layout,
         tree::{Tree, naming::Names},
     },
-    collector::{COLLECTORS, Collector, Start, agent::Health, cpu::possible_cpus, spec::Specs},
+    collector::{COLLECTORS, Collector, Start, agent::Health, spec::Specs},
     config::Agent,
     http::{self, Source, guard::Guard},
     kube::{self, PodSource},
@@ -129,8 +129,6 @@ pub fn build(config: &Agent) -> Registry {
     let btf = config.sysfs.join("kernel/btf/vmlinux");
     let root = layout.v2().map(|v2| v2.root.clone());
     let (cgroups, rows) = (config.max_cgroups, config.max_histograms);
-    // Where the kernel does not say how many there can be, as many as it can be built for.
-    let cpus = possible_cpus(&config.sysfs).into_iter().max().map_or(8192, |last| last + 1);
     let table = Table::new(&config.routes);
     let literals = table.literals.len() as u32;
     let plan = Plan {
@@ -150,7 +148,6 @@ pub fn build(config: &Agent) -> Registry {
             ("SLOTS", cgroups),
             ("FREE_SLOTS", cgroups),
             ("CPU", cgroups),
-            (RUNNING, cpus),
             ("TCP", cgroups),
             ("ACTIVE", cgroups),
             ("COVERAGE", cgroups),

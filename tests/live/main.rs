@@ -13,5 +13,6 @@ mod limits;
 mod memory;
 mod packets;
 mod peers;
+mod prometheus;
 mod tcp;
 mod wire;

@@ -2,8 +2,8 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::Array,
-    helpers::{bpf_get_current_task_btf, bpf_get_smp_processor_id},
+    btf_maps::{Array, PerCpuArray},
+    helpers::{bpf_get_current_task_btf, generated::bpf_map_lookup_percpu_elem},
     macros::{btf_map, btf_tracepoint, raw_tracepoint},
     programs::{BtfTracePointContext, RawTracePointContext},
 };
@@ -75,15 +75,11 @@ struct Running {
     moved_runtime: u64,
     /// The task that was moved while it was here; 0 if none was.
     moved: u64,
-    /// Two cache lines: what is written at each switch is no neighbour's.
-    reserved: [u64; 11],
 }
-const _: () = assert!(size_of::<Running>() == 128);
 
-/// By CPU, from the beginning of a page. `sched_switch` runs with interrupts off, and the settling interrupt therefore never in
-/// its midst.
+/// Per CPU: `sched_switch` runs with interrupts off, and the settling interrupt therefore never in its midst.
 #[btf_map]
-static RUNNING: Array<Running, 1, MMAPABLE> = Array::new();
+static RUNNING: PerCpuArray<Running, 1> = PerCpuArray::new();
 
 /// The clock of the run queue of a task that is on a CPU, ns.
 ///
@@ -161,9 +157,7 @@ fn charge(slot: u32, nanos: u64) {
 #[btf_tracepoint(function = "sched_switch")]
 fn cpu_switch(ctx: BtfTracePointContext) -> i32 {
     let (prev, next): (*const u8, *const u8) = (ctx.arg(1), ctx.arg(2));
-    // SAFETY: a helper without arguments.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    let Some(running) = RUNNING.get_ptr_mut(cpu) else { return 0 };
+    let Some(running) = RUNNING.get_ptr_mut(0) else { return 0 };
     // SAFETY: arguments 1 and 2 are BTF pointers to struct task_struct; `running` is this CPU's, and interrupts are off.
     unsafe {
         settle(running, prev);
@@ -196,9 +190,14 @@ fn cpu_switch(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "cgroup_attach_task")]
 fn cpu_move(ctx: BtfTracePointContext) -> i32 {
     let task: *const u8 = ctx.arg(2);
-    // SAFETY: argument 2 is a BTF pointer to struct task_struct; an array element.
+    // SAFETY: argument 2 is a BTF pointer to struct task_struct; the helper gives an array element, or null.
     unsafe {
-        let Some(running) = RUNNING.get_ptr_mut(load(task, &TASK_CPU)) else { return 0 };
+        let (map, first) = (core::ptr::from_ref(&RUNNING).cast_mut().cast(), 0u32);
+        let key = core::ptr::from_ref(&first).cast_mut().cast();
+        let running: *mut Running = bpf_map_lookup_percpu_elem(map, key, load(task, &TASK_CPU)).cast();
+        if running.is_null() {
+            return 0;
+        }
         let slot = slot_of(task);
         let has_moved = (*running).moved == task as u64;
         // Moves within v1 are told of too.
@@ -236,9 +235,7 @@ fn wait(slot: u32, nanos: u64) {
 /// charges the task that is running now, so that a slice of minutes is not invisible until it ends.
 #[raw_tracepoint]
 fn cpu_settle(_ctx: RawTracePointContext) -> i32 {
-    // SAFETY: a helper without arguments.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    let Some(running) = RUNNING.get_ptr_mut(cpu) else { return 0 };
+    let Some(running) = RUNNING.get_ptr_mut(0) else { return 0 };
     // SAFETY: the helper gives a BTF pointer to the current task; `running` is this CPU's.
     unsafe {
         let task = bpf_get_current_task_btf().cast_const().cast();

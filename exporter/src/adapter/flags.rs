@@ -1,6 +1,6 @@
 //! The command line of `podmeter adapter`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args, ValueEnum};
 
@@ -46,10 +46,16 @@ pub struct Adapter {
           value_parser = clap::value_parser!(u32).range(1..=600))]
     pub window: u32,
 
-    /// After how many seconds without a word from a node's agent its pods are absent: an HPA then does not scale down by them.
-    #[arg(long, env = "PODMETER_ADAPTER_MAX_AGE", value_name = "SECONDS", default_value_t = 10,
+    /// After how many seconds without a word from a node's agent its pods are absent: an HPA then does not scale down by them. By
+    /// default 10, and 60 from Prometheus.
+    #[arg(long, env = "PODMETER_ADAPTER_MAX_AGE", value_name = "SECONDS",
           value_parser = clap::value_parser!(u32).range(1..=600))]
-    pub max_age: u32,
+    pub max_age: Option<u32>,
+
+    /// Where the numbers come from: `agents`, which are asked for a stream each, or `prometheus=URL`, anything that has scraped the
+    /// agents and speaks Prometheus' HTTP API. Agents are seconds faster; with Prometheus no agent need be reached.
+    #[arg(long, env = "PODMETER_ADAPTER_SOURCE", value_name = "SOURCE", default_value = "agents")]
+    pub source: Origin,
 
     /// How often agents are asked to tell what changed, in milliseconds; they may allow less.
     #[arg(long, env = "PODMETER_ADAPTER_INTERVAL", value_name = "MILLISECONDS", default_value_t = 1000,
@@ -59,6 +65,10 @@ pub struct Adapter {
     /// Where agents are.
     #[command(flatten)]
     pub agents: Agents,
+
+    /// Prometheus.
+    #[command(flatten)]
+    pub prometheus: Prometheus,
 
     /// Where the API server is.
     #[command(flatten, next_help_heading = "Kubernetes")]
@@ -97,6 +107,59 @@ pub struct Agents {
     /// The token by which agents know us, read for every stream; without it none is sent.
     #[arg(long, env = "PODMETER_AGENT_TOKEN_FILE", value_name = "FILE")]
     pub agent_token_file: Option<PathBuf>,
+}
+
+impl Adapter {
+    /// After how many seconds of silence a node's pods are absent.
+    pub fn max_age(&self) -> u32 {
+        let by_source = if self.source == Origin::Agents { 10 } else { 60 };
+        self.max_age.unwrap_or(by_source)
+    }
+}
+
+/// Where the numbers come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// From the agents.
+    Agents,
+    /// From Prometheus, at this URL.
+    Prometheus(String),
+}
+
+impl FromStr for Origin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            None if text == "agents" => Ok(Self::Agents),
+            Some(("prometheus", url)) if url.starts_with("http://") || url.starts_with("https://") => {
+                Ok(Self::Prometheus(url.trim_end_matches('/').to_owned()))
+            }
+            _ => Err("give agents, or prometheus=http://HOST:PORT".to_owned()),
+        }
+    }
+}
+
+/// How to ask Prometheus.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Prometheus")]
+pub struct Prometheus {
+    /// How often Prometheus is asked what it has scraped since, in seconds.
+    #[arg(long, env = "PODMETER_PROMETHEUS_INTERVAL", value_name = "SECONDS", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(1..=300))]
+    pub prometheus_interval: u32,
+
+    /// Which series are of this cluster's agents, as matchers between the braces of a query: `cluster="here"`.
+    #[arg(long, env = "PODMETER_PROMETHEUS_SELECTOR", value_name = "MATCHERS", default_value = "")]
+    pub prometheus_selector: String,
+
+    /// Trust whom this authority vouches for (PEM). Needed for an https URL.
+    #[arg(long, env = "PODMETER_PROMETHEUS_CA", value_name = "FILE")]
+    pub prometheus_ca: Option<PathBuf>,
+
+    /// The token by which it knows us, read for every question; over https alone.
+    #[arg(long, env = "PODMETER_PROMETHEUS_TOKEN_FILE", value_name = "FILE")]
+    pub prometheus_token_file: Option<PathBuf>,
 }
 
 /// Who may ask.

@@ -48,6 +48,11 @@ const MOST: usize = 32 << 20;
 /// Streams have numbers: of two that speak for a node, the later one counts.
 static STREAMS: AtomicU64 = AtomicU64::new(1);
 
+/// The number of a stream that begins now.
+pub(super) fn number() -> u64 {
+    STREAMS.fetch_add(1, Ordering::Relaxed)
+}
+
 /// How to reach agents, whom to trust that it is they, and how they know us.
 pub struct Ways {
     interval: Duration,
@@ -157,7 +162,7 @@ async fn stream(url: &str, ways: &Ways, store: &Store, has_told: &mut bool) -> a
     let mut updates = asked.await.context("no answer in time")??.into_inner();
     // A connection of which the other end is gone is silent for ever.
     let silence = PATIENCE.max(4 * ways.interval);
-    let number = STREAMS.fetch_add(1, Ordering::Relaxed);
+    let number = number();
     let mut node = None;
     loop {
         let update = timeout(silence, updates.message()).await.context("it says nothing any more")??;

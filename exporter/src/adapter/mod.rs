@@ -16,6 +16,7 @@ pub mod metric;
 pub mod node;
 pub mod objects;
 mod patient;
+pub mod prometheus;
 pub mod refusal;
 pub mod sample;
 pub mod selector;
@@ -56,7 +57,7 @@ use self::{
     ask::{Ask, What},
     authority::Keeper,
     caller::Callers,
-    flags::{Access, Adapter},
+    flags::{Access, Adapter, Origin},
     objects::Objects,
     refusal::Refusal,
     serving::{Serving, Source},
@@ -85,7 +86,7 @@ pub async fn run(config: Adapter) -> anyhow::Result<()> {
         format!("cannot listen on {}; choose another address with --listen", config.listen)
     })?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let age = Duration::from_secs(config.max_age.into());
+    let age = Duration::from_secs(config.max_age().into());
     let store = Arc::new(Store::new(Duration::from_secs(config.window.into()), age));
     let (settings, trust) = watch::channel(Arc::new(Trust::default()));
     let files = config.tls_cert.clone().zip(config.tls_key.clone());
@@ -119,7 +120,15 @@ pub async fn run(config: Adapter) -> anyhow::Result<()> {
     let scheme = if serving.is_some() { "https" } else { "http" };
     let address = listener.local_addr()?;
     info!(%address, "serving {scheme}://{address}/apis");
-    let agents = tokio::spawn(agents::run(config, store.clone()));
+    let agents = tokio::spawn({
+        let (config, store) = (config.clone(), store.clone());
+        async move {
+            match config.source.clone() {
+                Origin::Agents => agents::run(config, store).await,
+                Origin::Prometheus(url) => prometheus::run(config, url, store).await,
+            }
+        }
+    });
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(SWEEP).await;

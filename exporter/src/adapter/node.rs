@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, ensure};
@@ -190,6 +190,11 @@ impl Node {
         let about = Arc::new(About { uid, namespace, name, labels, owner: (owner_kind, owner_name) });
         self.pods.insert(number, Pod { about, since, containers });
         Ok(())
+    }
+
+    /// What was told last came from someone who had it at `date`, and that is so long ago.
+    pub fn was_so(&mut self, date: SystemTime, ago: Duration) {
+        (self.date, self.heard) = (date, self.heard.checked_sub(ago).unwrap_or(self.heard));
     }
 
     /// How long ago the agent reported.

@@ -118,7 +118,7 @@ pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
 }
 
 /// The CPUs that there can be, from a list such as `0-3,8`; those that are offline are passed over later.
-pub(crate) fn possible_cpus(sysfs: &Path) -> Vec<u32> {
+fn possible_cpus(sysfs: &Path) -> Vec<u32> {
     let text = fs::read_to_string(sysfs.join("devices/system/cpu/possible")).unwrap_or_default();
     let ranges = text.trim().split(',').filter_map(|range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use axum::http::{HeaderValue, Request, Uri, header::AUTHORIZATION};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_timeout::TimeoutConnector;
@@ -39,10 +39,25 @@ pub(crate) struct Way {
     url: String,
     /// The certificates of authorities; none where anyone will do.
     authorities: Option<PathBuf>,
-    token: PathBuf,
+    token: Option<PathBuf>,
 }
 
 impl Way {
+    /// To Prometheus, which may serve in plain text whom it does not know.
+    pub(crate) fn to_prometheus(
+        url: String,
+        authorities: Option<PathBuf>,
+        token: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
+        let is_secret = url.starts_with("https://");
+        ensure!(
+            is_secret || token.is_none(),
+            "our token would go there in plain text: give --source an https URL, or no --prometheus-token-file"
+        );
+        ensure!(!is_secret || authorities.is_some(), "whom to trust is not known: give --prometheus-ca");
+        Ok(Self { url, authorities, token })
+    }
+
     /// To the API server: as the user says, or else as the cluster says to its pods.
     pub(crate) fn to_api(config: &config::Api) -> anyhow::Result<Self> {
         let account = |name: &str| PathBuf::from(ACCOUNT).join(name);
@@ -62,7 +77,7 @@ impl Way {
         };
         let authorities = config.api_ca.clone().unwrap_or_else(|| account("ca.crt"));
         let token = config.api_token_file.clone().unwrap_or_else(|| account("token"));
-        Ok(Self { url, authorities: Some(authorities), token })
+        Ok(Self { url, authorities: Some(authorities), token: Some(token) })
     }
 
     /// To the kubelet, as who we are to the API server: the kubelet asks that one who we are.
@@ -73,7 +88,7 @@ impl Way {
         Self {
             url: config.kubelet_url.clone(),
             authorities: (!config.kubelet_insecure).then_some(authorities),
-            token: config.api.api_token_file.clone().unwrap_or_else(|| account("token")),
+            token: Some(config.api.api_token_file.clone().unwrap_or_else(|| account("token"))),
         }
     }
 
@@ -84,14 +99,17 @@ impl Way {
         http.set_connect_timeout(Some(CONNECT));
         http.enforce_http(false);
         let https = HttpsConnectorBuilder::new().with_tls_config(self.tls()?);
-        let mut connector = TimeoutConnector::new(https.https_only().enable_http1().wrap_connector(http));
+        // Only who has no secret to tell.
+        let https = if self.token.is_some() { https.https_only() } else { https.https_or_http() };
+        let mut connector = TimeoutConnector::new(https.enable_http1().wrap_connector(http));
         connector.set_connect_timeout(Some(CONNECT));
         connector.set_read_timeout(Some(silence));
         let token = self.token.clone();
         let service = ServiceBuilder::new()
             .layer(BaseUriLayer::new(url))
             .map_request(move |mut request: Request<Body>| {
-                let header = fs::read_to_string(&token).map_err(anyhow::Error::from).and_then(|text| {
+                let Some(token) = &token else { return request };
+                let header = fs::read_to_string(token).map_err(anyhow::Error::from).and_then(|text| {
                     let mut header = HeaderValue::try_from(format!("Bearer {}", text.trim()))?;
                     header.set_sensitive(true);
                     Ok(header)

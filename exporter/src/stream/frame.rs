@@ -84,14 +84,10 @@ impl Frame {
             .filter(|family| family.metric().name == SUCCESS.name)
             .flat_map(Family::samples)
             .any(|(_, own, value)| own.contains("\"http\"") && *value == Value::Number(1.0));
-        // A container that is in none of these has waited for nothing, or has nothing that waits; unless nobody looked.
         let family = |metric: &Metric| snapshot.families().find(|family| family.metric().name == metric.name);
         let waits = family(&cpu::WAIT).is_some_and(|family| family.shared().next().is_some());
-        let active = family(http::served()[1]).is_some();
-        for usage in &mut usages {
-            usage.queued = waits.then_some(0);
-            usage.http = looks_at_http.then(|| Http { active: active.then_some(0), ..Http::default() });
-        }
+        let silence = Silence { looks_at_http, waits, active: family(http::served()[1]).is_some() };
+        usages.iter_mut().for_each(|usage| *usage = silence.usage());
         for family in snapshot.families() {
             let Some(column) = column(family.metric().name) else { continue };
             for (labels, own, value) in family.shared() {
@@ -110,7 +106,13 @@ impl Frame {
         this
     }
 
-    fn describe(&mut self, pod: &kube::pod::Pod, ids: &FxHashMap<&str, usize>, usages: &mut [Usage]) {
+    /// Adds a pod; `usages` are those of its containers, by what `ids` says of their ids.
+    pub(crate) fn describe(
+        &mut self,
+        pod: &kube::pod::Pod,
+        ids: &FxHashMap<&str, usize>,
+        usages: &mut [Usage],
+    ) {
         let is_measured = |container: &&kube::pod::Container| {
             container.is_running && matches!(container.kind, ContainerKind::Regular | ContainerKind::Sidecar)
         };
@@ -143,12 +145,37 @@ impl Frame {
     }
 }
 
+/// What it says of a container that a scrape does not mention it: it has waited for nothing, or has nothing that waits; unless
+/// nobody looked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Silence {
+    /// Whether HTTP was looked at.
+    pub(crate) looks_at_http: bool,
+    /// Whether waits in run queues were.
+    pub(crate) waits: bool,
+    /// Whether requests that wait were.
+    pub(crate) active: bool,
+}
+
+impl Silence {
+    /// Of such a container.
+    pub(crate) fn usage(self) -> Usage {
+        let http = || Http { active: self.active.then_some(0), ..Http::default() };
+        Usage { queued: self.waits.then_some(0), http: self.looks_at_http.then(http), ..Usage::default() }
+    }
+}
+
 /// Puts a sample where it belongs: the container's, the metric's own labels, the value.
-type Column = fn(&mut Usage, &str, &Value);
+pub(crate) type Column = fn(&mut Usage, &str, &Value);
 
 /// Where a metric belongs; nowhere if an adapter has no use for it.
-fn column(metric: &str) -> Option<Column> {
-    let columns: [(&str, Column); 12] = [
+pub(crate) fn column(metric: &str) -> Option<Column> {
+    columns().into_iter().find(|(name, _)| *name == metric).map(|(_, column)| column)
+}
+
+/// Every metric that an adapter has a use for, and where it belongs.
+pub(crate) fn columns() -> [(&'static str, Column); 12] {
+    [
         (cpu::USAGE.name, |usage, _, value| usage.cpu = nanos(value)),
         (cpu::WAIT.name, |usage, _, value| usage.queued = sum(value)),
         (cpu::PERIODS.name, |usage, _, value| usage.periods = whole(value)),
@@ -171,8 +198,7 @@ fn column(metric: &str) -> Option<Column> {
                 http.unparsed += whole(value).unwrap_or(0);
             }
         }),
-    ];
-    columns.into_iter().find(|(name, _)| *name == metric).map(|(_, column)| column)
+    ]
 }
 
 fn requests(usage: &mut Usage, own: &str, value: &Value) {

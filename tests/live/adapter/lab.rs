@@ -18,7 +18,10 @@ use podmeter_tests::{
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use crate::kube::node::{NODE, Node, Pod, container_id, specs, status};
+use crate::{
+    kube::node::{NODE, Node, Pod, container_id, specs, status},
+    prometheus::{BOTH, Prometheus, current},
+};
 
 /// The account of the adapter, and its Service.
 pub(super) const ACCOUNT: &str = "podmeter-adapter";
@@ -26,6 +29,8 @@ pub(super) const ACCOUNT: &str = "podmeter-adapter";
 /// Everything. Fields are dropped in this order.
 pub(super) struct Lab {
     pub(super) adapter: Adapter,
+    /// Whom the adapter asks in the agent's place.
+    prometheus: Option<Prometheus>,
     pub(super) agent: Agent,
     pub(super) node: Node,
     port: u16,
@@ -41,6 +46,15 @@ pub(super) struct Container {
 impl Lab {
     /// With flags for the adapter.
     pub(super) fn start(flags: &[&str]) -> Self {
+        Self::of(false, flags)
+    }
+
+    /// The same, with a Prometheus between the agent and the adapter.
+    pub(super) fn by_prometheus(flags: &[&str]) -> Self {
+        Self::of(true, flags)
+    }
+
+    fn of(by_prometheus: bool, flags: &[&str]) -> Self {
         let node = Node::start();
         node.grant();
         let agent = node.agent(&["--signals", "cpu,memory,pressure,block_io,http"]);
@@ -49,9 +63,13 @@ impl Lab {
         grant(&node);
         let port = free_port();
         register(&node, port);
-        let url = format!("http://{}", agent.address);
-        let adapter = adapter(&node, &files, port, &url, flags);
-        let this = Self { adapter, agent, node, port, files };
+        let prometheus = by_prometheus.then(|| {
+            allow(&node, "../components/adapter-prometheus/rbac.yaml");
+            Prometheus::start(&current(), &agent, BOTH)
+        });
+        let source = source(&agent, prometheus.as_ref());
+        let adapter = adapter(&node, &files, port, &source, flags);
+        let this = Self { adapter, prometheus, agent, node, port, files };
         let groups =
             ["metrics.k8s.io/v1beta1", "custom.metrics.k8s.io/v1beta2", "external.metrics.k8s.io/v1beta1"];
         wait::until("the APIs", || {
@@ -66,8 +84,8 @@ impl Lab {
         // Its port is taken while it runs.
         self.adapter.child.kill().expect("it runs");
         self.adapter.child.wait().expect("our own child");
-        let url = format!("http://{}", self.agent.address);
-        self.adapter = adapter(&self.node, &self.files, self.port, &url, flags);
+        let source = source(&self.agent, self.prometheus.as_ref());
+        self.adapter = adapter(&self.node, &self.files, self.port, &source, flags);
     }
 
     /// Makes a pod with one container, which runs as far as the API knows, with labels of its own.
@@ -113,25 +131,47 @@ fn shipped(file: &str) -> Vec<Value> {
         .collect()
 }
 
-fn adapter(node: &Node, files: &TempDir, port: u16, agent: &str, flags: &[&str]) -> Adapter {
+/// The flags by which the adapter gets its numbers.
+fn source(agent: &Agent, prometheus: Option<&Prometheus>) -> [String; 4] {
+    match prometheus {
+        None => [
+            "--source".to_owned(),
+            "agents".to_owned(),
+            "--agent".to_owned(),
+            format!("http://{}", agent.address),
+        ],
+        Some(prometheus) => [
+            "--source".to_owned(),
+            format!("prometheus=http://{}", prometheus.address),
+            "--prometheus-interval".to_owned(),
+            "1".to_owned(),
+        ],
+    }
+}
+
+fn adapter(node: &Node, files: &TempDir, port: u16, source: &[String], flags: &[&str]) -> Adapter {
     let token = files.path().join("token").display().to_string();
     let server = format!("https://127.0.0.1:{}", node.cluster.port());
     let authority = node.cluster.authority().display().to_string();
     let service = format!("{NAMESPACE}/{ACCOUNT}");
     let own = [
-        ["--agent", agent],
         ["--service", &service],
         ["--api-server", &server],
         ["--api-ca", &authority],
         ["--api-token-file", &token],
     ];
-    Adapter::at(&format!("127.0.0.1:{port}"), &[own.as_flattened(), flags].concat())
+    let source: Vec<_> = source.iter().map(String::as_str).collect();
+    Adapter::at(&format!("127.0.0.1:{port}"), &[own.as_flattened(), &source, flags].concat())
 }
 
 /// Gives the adapter's account the rights that are shipped, and no other.
 fn grant(node: &Node) {
+    allow(node, "rbac.yaml");
+}
+
+fn allow(node: &Node, file: &str) {
     const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
-    for object in shipped("rbac.yaml") {
+    for object in shipped(file) {
         let kind = format!("{}s", object["kind"].as_str().expect("a kind").to_lowercase());
         let path = match object["metadata"]["namespace"].as_str() {
             Some(namespace) => format!("{RBAC}/namespaces/{namespace}/{kind}"),

@@ -73,7 +73,15 @@ fn answered(stream: &mut TcpStream) -> std::io::Result<()> {
 
 #[test]
 fn the_api_says_what_the_client_counted() {
-    let lab = Lab::start(&["--window", "5"]);
+    are_counted(&Lab::start(&["--window", "5"]));
+}
+
+#[test]
+fn from_prometheus_it_says_the_same() {
+    are_counted(&Lab::by_prometheus(&["--window", "5"]));
+}
+
+fn are_counted(lab: &Lab) {
     let owner = json!([{
         "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d4f8c7b9", "uid": "u", "controller": true}]);
     let labels = json!({"app": "web", "pod-template-hash": "5d4f8c7b9"});
