@@ -28,14 +28,20 @@ pub(crate) fn helm(values: &[&str]) -> Objects {
 
 /// What kustomize makes of these components on the base.
 pub(crate) fn kustomize(components: &[&str]) -> Objects {
+    kustomize_with(&[], components)
+}
+
+/// The same, on the base and other resources.
+fn kustomize_with(resources: &[&str], components: &[&str]) -> Objects {
     let directory = TempDir::new("kustomize");
     // It takes no absolute path.
     let up = "../".repeat(directory.path().components().count() - 1);
     let place = |name: &str| format!("{}{}", up, path(name).display().to_string().trim_start_matches('/'));
-    let list: String = components.iter().map(|name| format!("  - {}\n", place(name))).collect();
+    let list = |names: &[&str]| names.iter().map(|name| format!("  - {}\n", place(name))).collect::<String>();
+    let resources = [&["deploy/kustomize/base"], resources].concat();
     directory.file(
         "kustomization.yaml",
-        format!("resources:\n  - {}\ncomponents:\n{list}", place("deploy/kustomize/base")),
+        format!("resources:\n{}components:\n{}", list(&resources), list(components)),
     );
     let text = succeeds(program("PODMETER_KUSTOMIZE").arg("build").arg(directory.path()));
     let mut objects = parse(&text);
@@ -77,6 +83,37 @@ fn tls_and_tokens_are_the_charts_switches_too() {
     let values = ["serviceMonitor.enabled=true", "tls.secretName=podmeter-tls", "auth=kubernetes"];
     let components = ["deploy/kustomize/components/monitor", "deploy/kustomize/components/secure-metrics"];
     assert_same(&helm(&values), &kustomize(&components));
+}
+
+#[test]
+fn the_adapter_is_the_charts_too() {
+    let adapter = ["deploy/kustomize/adapter"];
+    assert_same(&helm(&["adapter.enabled=true"]), &kustomize_with(&adapter, &[]));
+    let values = [
+        "adapter.enabled=true",
+        "adapter.source=prometheus=http://prometheus-k8s.monitoring.svc:9090",
+        "adapter.env.PODMETER_ADAPTER_WINDOW=60",
+    ];
+    let component = ["deploy/kustomize/components/adapter-prometheus"];
+    assert_same(&helm(&values), &kustomize_with(&adapter, &component));
+}
+
+/// Whatever is put together: a workload's pods are those that it selects, and of the two no other's.
+#[test]
+fn everything_together_selects_its_own() {
+    let components = ["monitor", "rules", "replace-cadvisor", "secure-metrics", "adapter-prometheus"];
+    let components = components.map(|name| format!("deploy/kustomize/components/{name}"));
+    let components: Vec<_> = components.iter().map(String::as_str).collect();
+    let objects = kustomize_with(&["deploy/kustomize/adapter"], &components);
+    for (kind, name) in [("DaemonSet", "podmeter"), ("Deployment", "podmeter-adapter")] {
+        let object = &objects[&(kind.to_owned(), name.to_owned())];
+        let key = "app.kubernetes.io/name";
+        assert_eq!(object["spec"]["selector"]["matchLabels"][key], name);
+        assert_eq!(object["spec"]["template"]["metadata"]["labels"][key], name);
+        assert_eq!(object["metadata"]["labels"][key], name);
+        let service = &objects[&("Service".to_owned(), name.to_owned())];
+        assert_eq!(service["spec"]["selector"][key], name);
+    }
 }
 
 /// Another source of pods' names takes another right, or none.

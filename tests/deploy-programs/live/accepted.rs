@@ -79,6 +79,8 @@ fn the_api_server_takes_every_object() {
         ("the kubelet", with(&["podSource=kubelet", "seLinuxOptions.type=spc_t"])),
         ("CRI", with(&["podSource=cri", "env.PODMETER_MAX_CGROUPS=8192", "imagePullSecrets[0].name=pull"])),
     ];
+    let adapter = ["adapter.enabled=true", "adapter.source=prometheus=https://thanos.monitoring.svc"];
+    sets.push(("the adapter", with(&adapter)));
     for file in ["hpa", "keda-scaledobject"] {
         let text = fs::read_to_string(path(&format!("deploy/autoscaling/{file}.yaml"))).expect("ours");
         sets.push((file, parse(&text)));
