@@ -8,6 +8,7 @@ use podmeter_tests::{
     machine::{assert_cpu_time, stolen, withheld},
     process::Gated,
     scrape::Scrape,
+    support::Place,
     wait,
 };
 
@@ -71,8 +72,10 @@ fn usage_is_the_kernels_account() {
 }
 
 /// What is moved while it runs, as runtimes do with what they start, ran for the one cgroup until then and for the other from then on.
+/// The kernel tells of it when it has been done: in an emulated machine that may be a tick later.
 #[test]
 fn what_moves_has_run_where_it_was() {
+    let late = if Place::here().is_guest() { 0.01 } else { 0.001 };
     let agent = Agent::start(&["--signals", "cpu"]);
     wait::until("a round in which nothing was charged by the clock", || {
         let before = unseen(&agent.scrape());
@@ -86,7 +89,7 @@ fn what_moves_has_run_where_it_was() {
         let (scrape, accounts) = quiet(&agent, || [account(&from), account(&to)]);
         let own = [usage(&scrape, &from), usage(&scrape, &to)];
         assert!(accounts.iter().all(|seconds| *seconds > 0.0), "it ran for both: {accounts:?}");
-        let is_same = own.iter().zip(&accounts).all(|(own, kernel)| (own - kernel).abs() <= 0.001);
+        let is_same = own.iter().zip(&accounts).all(|(own, kernel)| (own - kernel).abs() <= late);
         assert!(is_same || unseen(&scrape) > before, "{own:?} s, and the kernel says {accounts:?} s");
         is_same.then_some(())
     });
