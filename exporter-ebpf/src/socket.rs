@@ -3,7 +3,8 @@
 //! It finds connections that are older than the agent, which nothing else has a list of in every network namespace. And it does
 //! what `iter/bpf_sk_storage_map` does where a kernel refuses that: some hardened ones forbid iterators over the elements of maps
 //! (EPERM before a first instruction is verified). It finds less then: a socket that no process has open, as one in a queue for
-//! accept, has no file. The kernel walks the tasks of the reader's own PID namespace (`init_seq_pidns()`, kernel/bpf/task_iter.c).
+//! accept, has no file; and it takes longer: 30 ms for 60,000 open files, sockets or not (6.18, 2 CPUs, busy). The kernel walks the
+//! tasks of the reader's own PID namespace (`init_seq_pidns()`, kernel/bpf/task_iter.c).
 
 use crate::{Field, Source};
 

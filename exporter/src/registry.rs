@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use crate::{
     cgroup::tree::{NodeKey, Released, Tree, WorkloadId},
     collector::{
-        self, Collector, Context,
+        self, Collector, Context, Reader,
         agent::{DURATION, Health, SUCCESS},
         pods,
         spec::Specs,
@@ -129,7 +129,7 @@ impl Registry {
 
     /// Takes one scrape.
     pub fn gather(&mut self) -> Snapshot {
-        let reading = self.read(true);
+        let reading = self.read(Reader::Scrape);
         self.scraped = Instant::now();
         self.release(reading.has_orphans);
         reading.snapshot
@@ -137,7 +137,7 @@ impl Registry {
 
     /// What adapters are told. What has ended is left for the next scrape to show.
     pub fn frame(&mut self) -> Frame {
-        let reading = self.read(false);
+        let reading = self.read(Reader::Adapter);
         let pods = self.pods.as_ref().map(|shared| shared.lock());
         let frame = Frame::new(&self.identity, reading.at, &reading.snapshot, &self.tree, pods.as_deref());
         drop(pods);
@@ -147,15 +147,17 @@ impl Registry {
         frame
     }
 
-    fn read(&mut self, exemplars: bool) -> Reading {
+    fn read(&mut self, reader: Reader) -> Reading {
         self.apply();
         if self.events.is_none() {
             self.tree.walk();
             self.admit();
         }
+        let wanted = |collector: &&mut Box<dyn Collector>| collector.is_for(reader);
         let settled: Vec<_> = self
             .collectors
             .iter_mut()
+            .filter(wanted)
             .map(|collector| {
                 let started = Instant::now();
                 (collector.settle(), started.elapsed())
@@ -172,9 +174,9 @@ impl Registry {
         let mut out = Snapshot::default();
         let series = self.counters.as_ref().map(|(_, series)| series);
         let rows = series.map(Series::index).unwrap_or_default();
-        let context = Context { tree: &self.tree, owners: &owners, series, rows: &rows, exemplars };
+        let context = Context { tree: &self.tree, owners: &owners, series, rows: &rows, reader };
         let mut judged = Vec::new();
-        for (collector, (settled, took)) in self.collectors.iter_mut().zip(settled) {
+        for (collector, (settled, took)) in self.collectors.iter_mut().filter(wanted).zip(settled) {
             let started = Instant::now();
             let mut snapshot = Snapshot::default();
             let outcome = settled.and_then(|()| collector.collect(&context, &mut snapshot));

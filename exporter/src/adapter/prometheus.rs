@@ -43,6 +43,8 @@ use crate::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait for the cluster's pods before looking again.
+const WAIT: Duration = Duration::from_millis(100);
 /// How long to wait after a failure at most.
 const WAIT_MOST: Duration = Duration::from_secs(30);
 /// Samples have the time at which a scrape began: it may have taken as long as this.
@@ -62,10 +64,16 @@ pub async fn run(config: Adapter, url: String, store: Arc<Store>) -> anyhow::Res
     tokio::spawn(follow_pods(config.api.clone(), Arc::clone(&pods)));
     let interval = Duration::from_secs(config.prometheus.prometheus_interval.into());
     let window = Duration::from_secs(config.window.into());
+    let known = || pods.lock().unwrap_or_else(PoisonError::into_inner);
+    // A scrape is looked at once, and would be of nobody.
+    while !known().are_known() {
+        tokio::time::sleep(WAIT).await;
+    }
     let mut targets = Targets::default();
     let (mut backoff, mut said) = (Backoff::new(interval, WAIT_MOST.max(interval)), String::new());
     // What there is already fills the windows at once.
-    let mut range = 2 * window + LATE;
+    let all = 2 * window + LATE;
+    let mut range = all;
     loop {
         let asked = async {
             // A new client for each: it reads again whom to trust.
@@ -74,13 +82,24 @@ pub async fn run(config: Adapter, url: String, store: Arc<Store>) -> anyhow::Res
         };
         match asked.await {
             Ok(series) => {
-                let told =
-                    targets.tell(&series, &pods.lock().unwrap_or_else(PoisonError::into_inner), &store);
+                let told = targets.tell(&series, &known(), &store);
                 debug!(series = series.len(), scrapes = told, "Prometheus was asked");
-                if !said.is_empty() {
-                    info!("Prometheus answers again");
+                let message = match (targets.0.is_empty(), series.is_empty()) {
+                    (false, _) => "",
+                    (true, true) => {
+                        "it has no series of podmeter's: does it scrape the agents, and is --prometheus-selector right?"
+                    }
+                    (true, false) => {
+                        "none of its series say which node they are of, or that they are podmeter's"
+                    }
+                };
+                if message != said {
+                    match message {
+                        "" => info!("Prometheus tells of agents"),
+                        message => warn!("nothing from Prometheus: {message}"),
+                    }
+                    message.clone_into(&mut said);
                 }
-                said.clear();
                 backoff.reset();
                 range = 2 * interval + LATE;
                 tokio::time::sleep(interval).await;
@@ -88,10 +107,10 @@ pub async fn run(config: Adapter, url: String, store: Arc<Store>) -> anyhow::Res
             Err(error) => {
                 let message = format!("{error:#}");
                 if message != said {
-                    warn!("no answer of Prometheus: {message}");
+                    warn!("nothing from Prometheus: {message}");
                     said = message;
                 }
-                range = (range + interval).min(2 * window + LATE);
+                range = all;
                 backoff.pause().await;
             }
         }
@@ -187,4 +206,158 @@ async fn follow_pods(api: crate::config::Api, pods: Arc<Mutex<PodsById>>) {
         }
     };
     watch::follow(&api, &which, apply).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{adapter::total::Total, kube::pod};
+
+    /// Samples every 15 s: `of(n)` is the n-th.
+    fn series(labels: Value, count: u64, of: impl Fn(u64) -> Value) -> Value {
+        let all = |is_histogram: bool| {
+            let samples =
+                (0..count).map(|n| (n, of(n))).filter(|(_, value)| value.is_object() == is_histogram);
+            samples.map(|(n, value)| json!([1_700_000_000 + 15 * n, value])).collect::<Vec<_>>()
+        };
+        json!({"metric": labels, "values": all(false), "histograms": all(true)})
+    }
+
+    fn pods() -> PodsById {
+        let container = |name: &str, id: &str| pod::Container {
+            name: name.to_owned(),
+            ids: vec![id.to_owned()],
+            is_running: true,
+            ..pod::Container::default()
+        };
+        let pod = |name: &str, containers: Vec<pod::Container>| Pod {
+            uid: format!("uid of {name}"),
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+            labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
+            containers,
+            ..Pod::default()
+        };
+        let mut pods = PodsById::default();
+        pods.all(
+            [
+                pod("web", vec![container("app", "id-1"), container("side", "id-2")]),
+                // Of one of its containers there is no series.
+                pod("half", vec![container("app", "id-3"), container("side", "id-4")]),
+            ]
+            .into_iter(),
+        );
+        pods
+    }
+
+    fn labels(name: &str, more: Value) -> Value {
+        let mut all = json!({"__name__": name, "job": "podmeter", "instance": "10.0.0.7:9690"});
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        all
+    }
+
+    fn of(pod: &str, container: &str, id: &str) -> Value {
+        json!({"namespace": "shop", "pod": pod, "container": container, "name": id, "node": "node-1", "id": format!("/kubepods/{id}")})
+    }
+
+    fn answer(count: u64, requests: impl Fn(u64) -> Value, requests_name: &str) -> Vec<Series> {
+        let cpu = |pod: &str, container: &str, id: &str| {
+            series(labels("container_cpu_usage_seconds_total", of(pod, container, id)), count, |n| {
+                json!((n * 3).to_string())
+            })
+        };
+        let mut served = of("web", "app", "id-1");
+        served["http_route"] = json!("/users/{id}");
+        served["http_response_status_code"] = json!("503");
+        let result = json!([
+            cpu("web", "app", "id-1"),
+            cpu("web", "side", "id-2"),
+            cpu("half", "app", "id-3"),
+            series(labels("podmeter_collector_success", json!({"collector": "http"})), count, |_| json!("1")),
+            series(labels(requests_name, served), count, requests),
+            // A kubelet's.
+            json!({"metric": {"__name__": "container_cpu_usage_seconds_total", "instance": "10.0.0.7:10250", "node": "node-1"},
+                "values": [[1_700_000_031, "1e9"]]}),
+        ]);
+        let answer = json!({"status": "success", "data": {"resultType": "matrix", "result": result}});
+        serde_json::from_value::<Answer>(answer).unwrap().series().unwrap()
+    }
+
+    fn store() -> Store {
+        Store::new(Duration::from_secs(30), Duration::from_secs(60))
+    }
+
+    fn used(store: &Store) -> Vec<(String, Total)> {
+        let read = |node: &crate::adapter::node::Node, pod: &crate::adapter::node::Pod| {
+            let mut total = Total::default();
+            node.add(pod, &mut total, &|_| true).then_some((total.nanos, total))
+        };
+        let readings = store.pods(Some("shop"), |about| about.labels.contains_key("app"), read);
+        readings.into_iter().map(|reading| (reading.about.name.clone(), reading.used)).collect()
+    }
+
+    #[test]
+    fn scrapes_become_what_the_agent_would_have_told() {
+        let (store, mut targets) = (store(), Targets::default());
+        let native = |n: u64| {
+            json!({"count": (n * 60).to_string(), "sum": (n * 60).to_string(),
+                "buckets": [[0, "0.9170040432046712", "1", (n * 60).to_string()]]})
+        };
+        let all = answer(4, native, "http_server_request_duration_seconds");
+        assert_eq!(targets.tell(&all, &pods(), &store), 4);
+        // Once each.
+        assert_eq!(targets.tell(&all, &pods(), &store), 0);
+        let all = used(&store);
+        assert_eq!(all.len(), 1, "a pod is complete or absent");
+        let (name, total) = &all[0];
+        assert_eq!((&**name, total.nanos), ("web", 30_000_000_000));
+        // Two containers, of 3 s in 15 each.
+        assert!((total.cpu().unwrap() - 0.4).abs() < 1e-9);
+        let http = total.http.as_ref().unwrap();
+        assert!((http.rate - 4.0).abs() < 1e-9 && (http.errors - 4.0).abs() < 1e-9);
+        assert!((0.91..=1.0).contains(&http.durations.quantile(0.5).unwrap()));
+        let date = store.pods(None, |_| true, |node, _| Some((0, node.moment(0).date)))[0].used;
+        assert_eq!(date, UNIX_EPOCH + Duration::from_secs(1_700_000_045), "when it was scraped");
+    }
+
+    /// Of classic buckets only the count is taken.
+    #[test]
+    fn without_native_histograms_there_is_no_latency() {
+        let (store, mut targets) = (store(), Targets::default());
+        let all = answer(4, |n| json!((n * 60).to_string()), "http_server_request_duration_seconds_count");
+        targets.tell(&all, &pods(), &store);
+        let all = used(&store);
+        let http = all[0].1.http.as_ref().unwrap();
+        assert!((http.rate - 4.0).abs() < 1e-9);
+        assert_eq!(http.durations.quantile(0.5), None);
+    }
+
+    /// Which of them are of no agent, and which is the last that a pod is in.
+    #[test]
+    fn what_ends_is_gone() {
+        let (store, mut targets) = (store(), Targets::default());
+        let mut all = answer(4, |_| json!("0"), "http_server_request_duration_seconds_count");
+        targets.tell(&all, &pods(), &store);
+        assert_eq!(used(&store).len(), 1);
+        // The next scrape has none of its series.
+        all = serde_json::from_value::<Answer>(json!({"data": {"resultType": "matrix", "result": [
+            series(labels("podmeter_collector_success", json!({"collector": "http"})), 5, |_| json!("1")),
+            series(labels("container_cpu_usage_seconds_total", of("half", "app", "id-3")), 5, |n| json!((n * 3).to_string())),
+        ]}}))
+        .unwrap()
+        .series()
+        .unwrap();
+        assert_eq!(targets.tell(&all, &pods(), &store), 1);
+        assert!(used(&store).is_empty());
+    }
+
+    #[test]
+    fn the_query_has_what_the_user_adds() {
+        let text = query("cluster=\"here\"", Duration::from_secs(20));
+        assert!(text.starts_with("{__name__=~\"container_cpu_usage_seconds_total|"), "{text}");
+        assert!(text.ends_with("\",cluster=\"here\"}[20000ms]"), "{text}");
+        assert!(query("", Duration::from_secs(1)).ends_with("\"}[1000ms]"));
+    }
 }

@@ -16,7 +16,7 @@ use exporter_ebpf::{
 use rustc_hash::FxHashMap;
 
 use self::utilization::{OF_LIMIT, OF_REQUEST, Utilization};
-use super::{Collector, Context, Start, owners};
+use super::{Collector, Context, Reader, Start, owners};
 use crate::{
     cgroup::tree::{Released, Tree, Workload, WorkloadId},
     probes::Probes,
@@ -111,7 +111,7 @@ pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
             owners: &owners,
             series: Some(series),
             rows: &[],
-            exemplars: false,
+            reader: Reader::Scrape,
         });
     }
     Ok(Box::new(this))

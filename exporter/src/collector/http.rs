@@ -19,7 +19,7 @@ use self::{
     sides::{SIDES, Side},
     traces::Traces,
 };
-use super::{Collector, Context, Start};
+use super::{Collector, Context, Reader, Start};
 use crate::{
     cgroup::tree::{NodeKey, Released, Tree, WorkloadId},
     probes::Probes,
@@ -239,7 +239,7 @@ impl Collector for Collect {
 
     fn collect(&mut self, context: &Context<'_>, out: &mut Snapshot) -> anyhow::Result<()> {
         self.seen.clear();
-        if context.exemplars {
+        if context.reader == Reader::Scrape {
             self.traces.read(context);
         }
         // Who ever had a request has none now, unless it is counted below.

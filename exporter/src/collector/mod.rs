@@ -37,8 +37,17 @@ pub struct Context<'a> {
     pub series: Option<&'a Series>,
     /// Which of them are taken.
     pub rows: &'a [(u32, SeriesKey)],
-    /// Whether exemplars are wanted: adapters are told of none.
-    pub exemplars: bool,
+    /// For whom.
+    pub reader: Reader,
+}
+
+/// Whom the numbers are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// A scrape: everything.
+    Scrape,
+    /// Adapters, every second: what [`crate::stream::frame`] has a place for.
+    Adapter,
 }
 
 impl Context<'_> {
@@ -57,6 +66,11 @@ impl Context<'_> {
 pub trait Collector: Send {
     /// The signal's name.
     fn name(&self) -> &'static str;
+
+    /// Whether it has anything for this reader.
+    fn is_for(&self, _reader: Reader) -> bool {
+        true
+    }
 
     /// A cgroup was made, or found.
     fn admit(&mut self, _tree: &Tree, _cgroup: NodeKey) {}

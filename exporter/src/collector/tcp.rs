@@ -9,7 +9,7 @@ use exporter_ebpf::{
 use rustc_hash::FxHashMap;
 use tracing::debug;
 
-use super::{Collector, Context, Start};
+use super::{Collector, Context, Reader, Start};
 use crate::{
     cgroup::tree::{Released, WorkloadId},
     probes::Probes,
@@ -160,6 +160,10 @@ fn sum(to: &mut Tcp, own: &Tcp) {
 impl Collector for Collect {
     fn name(&self) -> &'static str {
         SIGNAL.name
+    }
+
+    fn is_for(&self, reader: Reader) -> bool {
+        reader == Reader::Scrape
     }
 
     fn settle(&mut self) -> anyhow::Result<()> {

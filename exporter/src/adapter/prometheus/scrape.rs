@@ -18,14 +18,25 @@ use crate::{
 /// What a histogram is called by its parts, where Prometheus has it as those: of a native one there are none.
 const PARTS: [&str; 2] = ["_sum", "_count"];
 
-/// The pods of the cluster, by the ids of their containers.
+/// The pods of the cluster.
 #[derive(Debug, Default)]
-pub(super) struct PodsById(HashMap<String, String>, HashMap<String, Pod>);
+pub(super) struct PodsById {
+    /// By their uids.
+    pods: HashMap<String, Pod>,
+    /// The uids, by the ids of the containers.
+    uids: HashMap<String, String>,
+    are_known: bool,
+}
 
 impl PodsById {
+    /// Whether the cluster has told of them.
+    pub(super) fn are_known(&self) -> bool {
+        self.are_known
+    }
+
     /// These are all.
     pub(super) fn all(&mut self, pods: impl Iterator<Item = Pod>) {
-        (self.0, self.1) = Default::default();
+        *self = Self { are_known: true, ..Self::default() };
         pods.for_each(|pod| self.set(pod));
     }
 
@@ -33,18 +44,18 @@ impl PodsById {
     pub(super) fn set(&mut self, pod: Pod) {
         self.remove(&pod.uid);
         let ids = pod.containers.iter().flat_map(|container| &container.ids);
-        self.0.extend(ids.map(|id| (id.clone(), pod.uid.clone())));
-        self.1.insert(pod.uid.clone(), pod);
+        self.uids.extend(ids.map(|id| (id.clone(), pod.uid.clone())));
+        self.pods.insert(pod.uid.clone(), pod);
     }
 
     /// It is gone.
     pub(super) fn remove(&mut self, uid: &str) {
-        let Some(pod) = self.1.remove(uid) else { return };
-        pod.containers.iter().flat_map(|container| &container.ids).for_each(|id| _ = self.0.remove(id));
+        let Some(pod) = self.pods.remove(uid) else { return };
+        pod.containers.iter().flat_map(|container| &container.ids).for_each(|id| _ = self.uids.remove(id));
     }
 
     fn of(&self, id: &str) -> Option<&Pod> {
-        self.1.get(self.0.get(id)?)
+        self.pods.get(self.uids.get(id)?)
     }
 }
 
