@@ -2,6 +2,7 @@
 
 mod kubectl;
 mod lab;
+mod private;
 mod requests;
 mod resource;
 mod scaling;

@@ -30,11 +30,39 @@ pub(super) const ACCOUNT: &str = "podmeter-adapter";
 pub(super) struct Lab {
     pub(super) adapter: Adapter,
     /// Whom the adapter asks in the agent's place.
-    prometheus: Option<Prometheus>,
+    _prometheus: Option<Prometheus>,
     pub(super) agent: Agent,
     pub(super) node: Node,
     port: u16,
+    /// The flags by which the adapter gets its numbers.
+    source: String,
     files: TempDir,
+}
+
+/// What is between the agent and the adapter.
+enum Between {
+    /// A stream in plain text.
+    Nothing,
+    /// A Prometheus.
+    Prometheus,
+    /// A stream over TLS, for whom the cluster lets read it.
+    Tls,
+}
+
+impl Between {
+    fn agent(&self, node: &Node) -> Agent {
+        let signals = ["--signals", "cpu,memory,pressure,block_io,http"];
+        if !matches!(self, Self::Tls) {
+            return node.agent(&signals);
+        }
+        let rules = json!([
+            {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
+            {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]}]);
+        node.cluster.grant(node.account(), "podmeter-auth", &rules);
+        let [certificate, key] = node.certificate().map(|path| path.display().to_string());
+        let secure = ["--auth", "kubernetes", "--tls-cert", &certificate, "--tls-key", &key];
+        node.agent(&[&signals[..], &secure].concat())
+    }
 }
 
 /// A container of a pod, and the cgroups of both.
@@ -46,30 +74,48 @@ pub(super) struct Container {
 impl Lab {
     /// With flags for the adapter.
     pub(super) fn start(flags: &[&str]) -> Self {
-        Self::of(false, flags)
+        Self::of(&Between::Nothing, flags)
     }
 
     /// The same, with a Prometheus between the agent and the adapter.
     pub(super) fn by_prometheus(flags: &[&str]) -> Self {
-        Self::of(true, flags)
+        Self::of(&Between::Prometheus, flags)
     }
 
-    fn of(by_prometheus: bool, flags: &[&str]) -> Self {
+    /// The same, with an agent that serves over TLS, to whom the cluster lets read it.
+    pub(super) fn over_tls(flags: &[&str]) -> Self {
+        Self::of(&Between::Tls, flags)
+    }
+
+    fn of(between: &Between, flags: &[&str]) -> Self {
         let node = Node::start();
         node.grant();
-        let agent = node.agent(&["--signals", "cpu,memory,pressure,block_io,http"]);
+        let agent = between.agent(&node);
         let files = TempDir::new("adapter");
-        files.file("token", node.cluster.account(ACCOUNT));
+        let token = node.cluster.account(ACCOUNT);
+        files.file("token", &token);
+        files.file("agent-token", &token);
         grant(&node);
         let port = free_port();
         register(&node, port);
-        let prometheus = by_prometheus.then(|| {
+        let prometheus = matches!(between, Between::Prometheus).then(|| {
             allow(&node, "../components/adapter-prometheus/rbac.yaml");
             Prometheus::start(&current(), &agent, BOTH)
         });
-        let source = source(&agent, prometheus.as_ref());
+        let source = match (&prometheus, between) {
+            (Some(prometheus), _) => {
+                format!("--source=prometheus=http://{} --prometheus-interval=1", prometheus.address)
+            }
+            (None, Between::Tls) => format!(
+                "--agent=https://{} --agent-ca={} --agent-token-file={}",
+                agent.address,
+                node.cluster.authority().display(),
+                files.path().join("agent-token").display()
+            ),
+            (None, _) => format!("--agent=http://{}", agent.address),
+        };
         let adapter = adapter(&node, &files, port, &source, flags);
-        let this = Self { adapter, prometheus, agent, node, port, files };
+        let this = Self { adapter, _prometheus: prometheus, agent, node, port, source, files };
         let groups =
             ["metrics.k8s.io/v1beta1", "custom.metrics.k8s.io/v1beta2", "external.metrics.k8s.io/v1beta1"];
         wait::until("the APIs", || {
@@ -84,8 +130,18 @@ impl Lab {
         // Its port is taken while it runs.
         self.adapter.child.kill().expect("it runs");
         self.adapter.child.wait().expect("our own child");
-        let source = source(&self.agent, self.prometheus.as_ref());
-        self.adapter = adapter(&self.node, &self.files, self.port, &source, flags);
+        self.adapter = adapter(&self.node, &self.files, self.port, &self.source, flags);
+    }
+
+    /// Gives the adapter another token for agents.
+    pub(super) fn give_token(&self, token: &str) {
+        self.files.file("agent-token", token);
+    }
+
+    /// Has the adapter, when it starts again, trust others that an agent is who it says it is.
+    pub(super) fn trust(&mut self, authority: &str) {
+        let own = self.node.cluster.authority().display().to_string();
+        self.source = self.source.replace(&own, authority);
     }
 
     /// Makes a pod with one container, which runs as far as the API knows, with labels of its own.
@@ -131,25 +187,7 @@ fn shipped(file: &str) -> Vec<Value> {
         .collect()
 }
 
-/// The flags by which the adapter gets its numbers.
-fn source(agent: &Agent, prometheus: Option<&Prometheus>) -> [String; 4] {
-    match prometheus {
-        None => [
-            "--source".to_owned(),
-            "agents".to_owned(),
-            "--agent".to_owned(),
-            format!("http://{}", agent.address),
-        ],
-        Some(prometheus) => [
-            "--source".to_owned(),
-            format!("prometheus=http://{}", prometheus.address),
-            "--prometheus-interval".to_owned(),
-            "1".to_owned(),
-        ],
-    }
-}
-
-fn adapter(node: &Node, files: &TempDir, port: u16, source: &[String], flags: &[&str]) -> Adapter {
+fn adapter(node: &Node, files: &TempDir, port: u16, source: &str, flags: &[&str]) -> Adapter {
     let token = files.path().join("token").display().to_string();
     let server = format!("https://127.0.0.1:{}", node.cluster.port());
     let authority = node.cluster.authority().display().to_string();
@@ -160,7 +198,7 @@ fn adapter(node: &Node, files: &TempDir, port: u16, source: &[String], flags: &[
         ["--api-ca", &authority],
         ["--api-token-file", &token],
     ];
-    let source: Vec<_> = source.iter().map(String::as_str).collect();
+    let source: Vec<_> = source.split(' ').collect();
     Adapter::at(&format!("127.0.0.1:{port}"), &[own.as_flattened(), &source, flags].concat())
 }
 
