@@ -1,5 +1,7 @@
 //! Every method and status, on connections that are kept and that are not, over IPv4 and IPv6.
 
+use podmeter_tests::machine::in_order;
+
 use super::lab::{CLIENT, Lab, SERVER};
 
 /// How many of each.
@@ -50,46 +52,56 @@ fn every_request_counts_once(address: &str, host: &str) {
 
 #[test]
 fn every_request_counts_once_over_ipv4() {
-    every_request_counts_once("127.0.0.1:0", "127.0.0.1");
+    in_order(|| {
+        every_request_counts_once("127.0.0.1:0", "127.0.0.1");
+    });
 }
 
 #[test]
 fn every_request_counts_once_over_ipv6() {
-    every_request_counts_once("[::1]:0", "[::1]");
+    in_order(|| {
+        every_request_counts_once("[::1]:0", "[::1]");
+    });
 }
 
 /// Servers mostly listen like this: their sockets are of IPv6, the packets of IPv4.
 #[test]
 fn every_request_counts_once_at_a_server_for_both() {
-    every_request_counts_once("[::]:0", "127.0.0.1");
+    in_order(|| {
+        every_request_counts_once("[::]:0", "127.0.0.1");
+    });
 }
 
 #[test]
 fn a_process_for_each_request() {
-    let lab = Lab::new(&[]);
-    let server = lab.serve("127.0.0.1:0");
-    let script = "for i in $(seq 50); do curl -q -s -o /dev/null -w '%{http_code}\\n' \"$1\"; done";
-    let said = lab.run(&["/bin/sh", "-c", script, "sh", &server.url("/hello")]);
-    assert_eq!(said, "200\n".repeat(50));
-    lab.settled(50, 50);
+    in_order(|| {
+        let lab = Lab::new(&[]);
+        let server = lab.serve("127.0.0.1:0");
+        let script = "for i in $(seq 50); do curl -q -s -o /dev/null -w '%{http_code}\\n' \"$1\"; done";
+        let said = lab.run(&["/bin/sh", "-c", script, "sh", &server.url("/hello")]);
+        assert_eq!(said, "200\n".repeat(50));
+        lab.settled(50, 50);
+    });
 }
 
 /// Its end is known only when the next request comes, the connection ends or it was idle for a while: here it stays idle.
 #[test]
 fn the_last_request_of_an_idle_connection_counts() {
-    let lab = Lab::new(&[]);
-    let server = lab.serve("127.0.0.1:0");
-    let mut talk = lab.talk();
-    talk.say(&format!("open {}", server.v4()));
-    for _ in 0..3 {
-        talk.all(&["send GET /hello HTTP/1.1\\r\\n\\r\\n", "answer"]);
-    }
-    let scrape = lab.settled(3, 3);
-    // The time while the connection was idle is no part of it.
-    for (side, id) in [(SERVER, &lab.server_id), (CLIENT, &lab.client_id)] {
-        assert!(scrape.sum(&format!("{side}_sum"), &[("id", id)]) < 1.9, "{}", lab.story(&scrape));
-    }
-    // It counts once, and the connection goes on.
-    talk.all(&["send GET /hello HTTP/1.1\\r\\n\\r\\n", "answer", "close"]);
-    lab.settled(4, 4);
+    in_order(|| {
+        let lab = Lab::new(&[]);
+        let server = lab.serve("127.0.0.1:0");
+        let mut talk = lab.talk();
+        talk.say(&format!("open {}", server.v4()));
+        for _ in 0..3 {
+            talk.all(&["send GET /hello HTTP/1.1\\r\\n\\r\\n", "answer"]);
+        }
+        let scrape = lab.settled(3, 3);
+        // The time while the connection was idle is no part of it.
+        for (side, id) in [(SERVER, &lab.server_id), (CLIENT, &lab.client_id)] {
+            assert!(scrape.sum(&format!("{side}_sum"), &[("id", id)]) < 1.9, "{}", lab.story(&scrape));
+        }
+        // It counts once, and the connection goes on.
+        talk.all(&["send GET /hello HTTP/1.1\\r\\n\\r\\n", "answer", "close"]);
+        lab.settled(4, 4);
+    });
 }

@@ -10,7 +10,7 @@ mod program;
 
 use std::time::Instant;
 
-use podmeter_tests::cgroup::Cgroup;
+use podmeter_tests::{cgroup::Cgroup, machine::in_order};
 
 use self::{
     exchange::{BOTH, EARLY_HINTS, Exchange, FETCHES, PIPELINED, RANGE, Raw},
@@ -139,6 +139,10 @@ impl<'a> Bench<'a> {
 }
 
 fn server(program: Program, more: &[Exchange], raw: &[Raw]) {
+    in_order(|| serve(program, more, raw));
+}
+
+fn serve(program: Program, more: &[Exchange], raw: &[Raw]) {
     let lab = Lab::alone(&[]);
     let running = Running::start(&lab.server, program, 0);
     let mut bench = Bench::new(&lab, DIRECT, &running);
