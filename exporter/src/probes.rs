@@ -203,7 +203,8 @@ impl Probes {
         } else {
             return None;
         };
-        linked.inspect_err(|error| self.degrade(probe.program, format!("{error:#}"))).ok()
+        let reason = |error| format!("open connections are not looked at before a scrape: {error:#}");
+        linked.map_err(|error| self.degrade(probe.program, reason(error))).ok()
     }
 
     fn iter_map(&self, program: &str, map: &str) -> anyhow::Result<IterLink> {

@@ -52,8 +52,8 @@ pub struct Adapter {
           value_parser = clap::value_parser!(u32).range(1..=600))]
     pub max_age: Option<u32>,
 
-    /// Where the numbers come from: `agents`, which are asked for a stream each, or `prometheus=URL`, anything that has scraped the
-    /// agents and speaks Prometheus' HTTP API. Agents are seconds faster; with Prometheus no agent need be reached.
+    /// Where the numbers come from: `agents`, which are asked for a stream each, or `prometheus=URL`, a Prometheus that scrapes them.
+    /// Agents are sooner, by a scrape; with Prometheus no agent need be reached, and --agent and its like say nothing.
     #[arg(long, env = "PODMETER_ADAPTER_SOURCE", value_name = "SOURCE", default_value = "agents")]
     pub source: Origin,
 

@@ -1,4 +1,4 @@
-//! The source `prometheus=URL`: what agents told Prometheus, or whatever speaks its HTTP API (Thanos, Mimir, VictoriaMetrics).
+//! The source `prometheus=URL`: what agents told Prometheus. Whatever else speaks its HTTP API has not been tried.
 //!
 //! Every few seconds one query asks for the samples of the last seconds of all series that matter. The samples of a target that bear
 //! the same moment are a scrape of one agent: put together ([`scrape`]) they are what the agent would have told of itself, and go the
@@ -283,6 +283,17 @@ mod tests {
         ]);
         let answer = json!({"status": "success", "data": {"resultType": "matrix", "result": result}});
         serde_json::from_value::<Answer>(answer).unwrap().series().unwrap()
+    }
+
+    /// A window is as long as the scrapes that it ends at are apart.
+    #[test]
+    fn a_window_that_is_shorter_than_scrapes_are_apart_is_of_two() {
+        let store = Store::new(Duration::from_secs(5), Duration::from_secs(60));
+        let all = answer(4, |_| json!("0"), "http_server_request_duration_seconds_count");
+        Targets::default().tell(&all, &pods(), &store);
+        let total = &used(&store)[0].1;
+        assert_eq!(total.nanos, 15_000_000_000);
+        assert!((total.cpu().unwrap() - 0.4).abs() < 1e-9);
     }
 
     fn store() -> Store {

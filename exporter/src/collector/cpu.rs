@@ -106,13 +106,8 @@ pub fn new(start: &mut Start<'_>) -> anyhow::Result<Box<dyn Collector>> {
     let mut this = Collect::new(start.probes, start.tree, possible_cpus(&start.config.sysfs))?;
     if let Some((slots, series)) = start.counters {
         let (owners, _) = owners(slots, start.tree);
-        this.seed(&Context {
-            tree: start.tree,
-            owners: &owners,
-            series: Some(series),
-            rows: &[],
-            reader: Reader::Scrape,
-        });
+        let reader = Reader::Scrape;
+        this.seed(&Context { tree: start.tree, owners: &owners, series: Some(series), rows: &[], reader });
     }
     Ok(Box::new(this))
 }

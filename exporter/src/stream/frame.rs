@@ -59,7 +59,7 @@ impl Frame {
         tree: &Tree,
         pods: Option<&Pods>,
     ) -> Self {
-        let mut this = Self {
+        let this = Self {
             instance: identity.instance,
             nanos: at.duration_since(identity.started).as_nanos() as u64,
             node: identity.node.clone(),
@@ -96,23 +96,26 @@ impl Frame {
                 }
             }
         }
-        for route in usages.iter_mut().filter_map(|usage| usage.http.as_mut()) {
-            route.routes.sort_by(|one, other| one.route.cmp(&other.route));
-        }
-        this.host = std::mem::take(&mut usages[0]);
-        for pod in pods.into_iter().flat_map(Pods::all) {
-            this.describe(pod, &ids, &mut usages);
-        }
-        this
+        this.of(usages, &ids, pods.into_iter().flat_map(Pods::all))
     }
 
-    /// Adds a pod; `usages` are those of its containers, by what `ids` says of their ids.
-    pub(crate) fn describe(
-        &mut self,
-        pod: &kube::pod::Pod,
+    /// With these usages, of which the first is the host's, and the others are the containers' by what `ids` says of their ids; of
+    /// these pods.
+    pub(crate) fn of<'a>(
+        mut self,
+        mut usages: Vec<Usage>,
         ids: &FxHashMap<&str, usize>,
-        usages: &mut [Usage],
-    ) {
+        pods: impl Iterator<Item = &'a kube::pod::Pod>,
+    ) -> Self {
+        for http in usages.iter_mut().filter_map(|usage| usage.http.as_mut()) {
+            http.routes.sort_by(|one, other| one.route.cmp(&other.route));
+        }
+        self.host = std::mem::take(&mut usages[0]);
+        pods.for_each(|pod| self.describe(pod, ids, &mut usages));
+        self
+    }
+
+    fn describe(&mut self, pod: &kube::pod::Pod, ids: &FxHashMap<&str, usize>, usages: &mut [Usage]) {
         let is_measured = |container: &&kube::pod::Container| {
             container.is_running && matches!(container.kind, ContainerKind::Regular | ContainerKind::Sidecar)
         };

@@ -9,10 +9,7 @@ use crate::{
     collector::{agent::SUCCESS, cpu, http},
     kube::pod::Pod,
     snapshot::{Histogram, Labels, Value},
-    stream::{
-        frame::{Frame, Silence, column},
-        message::Usage,
-    },
+    stream::frame::{Frame, Silence, column},
 };
 
 /// What a histogram is called by its parts, where Prometheus has it as those: of a native one there are none.
@@ -93,8 +90,7 @@ impl<'a> Scrape<'a> {
             active: has(http::served()[1].name),
         };
         let node = self.0.iter().map(|(series, _)| series.label("node")).find(|node| !node.is_empty())?;
-        let mut frame =
-            Frame { instance, nanos: millis * 1_000_000, node: node.to_owned(), ..Frame::default() };
+        let frame = Frame { instance, nanos: millis * 1_000_000, node: node.to_owned(), ..Frame::default() };
         let mut ids: FxHashMap<&str, usize> = FxHashMap::default();
         let mut usages = vec![silence.usage()];
         for (series, value) in &self.0 {
@@ -122,17 +118,11 @@ impl<'a> Scrape<'a> {
                 .collect();
             column(&mut usages[owner], Labels::new(&own).as_str(), &whole(name, value));
         }
-        usages.iter_mut().for_each(sort);
-        frame.host = std::mem::take(&mut usages[0]);
+        // Once each, however many containers it has.
         let known = ids.keys().filter_map(|id| pods.of(id)).map(|pod| (&pod.uid, pod));
         let known: BTreeMap<_, _> = known.collect();
-        known.into_values().for_each(|pod| frame.describe(pod, &ids, &mut usages));
-        Some(frame)
+        Some(frame.of(usages, &ids, known.into_values()))
     }
-}
-
-fn sort(usage: &mut Usage) {
-    usage.http.iter_mut().for_each(|http| http.routes.sort_by(|one, other| one.route.cmp(&other.route)));
 }
 
 /// The name of the histogram that a part belongs to.
