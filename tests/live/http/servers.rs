@@ -200,9 +200,13 @@ fn java() {
     server(Program::Java, &[], PIPELINED);
 }
 
-/// Three parties: client and server, and a proxy that is both, whose connections to the server outlive its clients'.
 #[test]
 fn haproxy() {
+    in_order(proxied);
+}
+
+/// Three parties: client and server, and a proxy that is both, whose connections to the server outlive its clients'.
+fn proxied() {
     let mut lab = Lab::alone(&[]);
     let (root, _) = lab.server.path().rsplit_once('/').expect("a path");
     let proxy = Cgroup::at(&format!("{root}/proxy"));
