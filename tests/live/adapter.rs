@@ -1,5 +1,6 @@
 //! The metrics APIs, through a real API server, from a real agent that measures real cgroups.
 
+mod holding;
 mod kubectl;
 mod lab;
 mod private;
@@ -7,3 +8,4 @@ mod requests;
 mod resource;
 mod scaling;
 mod security;
+mod workload;

@@ -48,7 +48,15 @@ impl Agent {
     /// # Panics
     /// As [`Self::start`].
     pub fn start_by(command: &mut Command, flags: &[&str]) -> Self {
-        let command = command.args(["agent", "--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
+        Self::start_at("127.0.0.1:0", command, flags)
+    }
+
+    /// As [`Self::start_by`], on a port that is known.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_at(listen: &str, command: &mut Command, flags: &[&str]) -> Self {
+        let command = command.args(["agent", "--listen", listen, "--log-format", "json"]).args(flags);
         let Serving { child, address, log } = Serving::start(command);
         Self { child, address, log }
     }

@@ -39,6 +39,9 @@ pub(super) struct Lab {
     files: TempDir,
 }
 
+/// What the agent measures.
+const SIGNALS: [&str; 2] = ["--signals", "cpu,memory,pressure,block_io,http"];
+
 /// What is between the agent and the adapter.
 enum Between {
     /// A stream in plain text.
@@ -51,9 +54,8 @@ enum Between {
 
 impl Between {
     fn agent(&self, node: &Node) -> Agent {
-        let signals = ["--signals", "cpu,memory,pressure,block_io,http"];
         if !matches!(self, Self::Tls) {
-            return node.agent(&signals);
+            return node.agent(&SIGNALS);
         }
         let rules = json!([
             {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
@@ -61,7 +63,7 @@ impl Between {
         node.cluster.grant(node.account(), "podmeter-auth", &rules);
         let [certificate, key] = node.certificate().map(|path| path.display().to_string());
         let secure = ["--auth", "kubernetes", "--tls-cert", &certificate, "--tls-key", &key];
-        node.agent(&[&signals[..], &secure].concat())
+        node.agent(&[&SIGNALS[..], &secure].concat())
     }
 }
 
@@ -131,6 +133,22 @@ impl Lab {
         self.adapter.child.kill().expect("it runs");
         self.adapter.child.wait().expect("our own child");
         self.adapter = adapter(&self.node, &self.files, self.port, &self.source, flags);
+    }
+
+    /// Where the token of the adapter's account is.
+    pub(super) fn token(&self) -> String {
+        self.files.path().join("token").display().to_string()
+    }
+
+    /// Kills the agent.
+    pub(super) fn kill_agent(&mut self) {
+        self.agent.child.kill().expect("it runs");
+        self.agent.child.wait().expect("our own child");
+    }
+
+    /// Starts another agent where the one was that was killed, in plain text.
+    pub(super) fn start_agent(&mut self) {
+        self.agent = self.node.agent_at(&self.agent.address.to_string(), &SIGNALS);
     }
 
     /// Gives the adapter another token for agents.

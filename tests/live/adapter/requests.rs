@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::lab::{Lab, Recording, at_least, quantity, seconds};
 
-const CUSTOM: &str = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/shop";
+pub(super) const CUSTOM: &str = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/shop";
 const EXTERNAL: &str = "/apis/external.metrics.k8s.io/v1beta1/namespaces/shop";
 pub(super) const PEER: &str = env!("CARGO_BIN_EXE_http-peer");
 const BOUND: f64 = 0.02;
@@ -58,7 +58,7 @@ impl Drop for Load {
 }
 
 /// Reads an answer, whose body is as long as it says.
-fn answered(stream: &mut TcpStream) -> std::io::Result<()> {
+pub(super) fn answered(stream: &mut TcpStream) -> std::io::Result<()> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte)?;

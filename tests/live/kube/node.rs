@@ -88,13 +88,18 @@ impl Node {
 
     /// Starts the agent where a pod's process finds its account.
     pub(crate) fn agent(&self, flags: &[&str]) -> Agent {
+        self.agent_at("127.0.0.1:0", flags)
+    }
+
+    /// As [`Self::agent`], on a port that is known.
+    pub(crate) fn agent_at(&self, listen: &str, flags: &[&str]) -> Agent {
         const ENTER: &str = "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io && \
                              ln -s \"$0\" /run/secrets/kubernetes.io/serviceaccount && exec \"$@\"";
         let mut command = Command::new("unshare");
         command.args(["--mount", "/bin/sh", "-c", ENTER]).arg(self.secrets.path()).arg(agent::binary());
         command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("NODE_NAME", NODE);
         command.env("KUBERNETES_SERVICE_PORT", self.cluster.port().to_string());
-        Agent::start_by(&mut command, flags)
+        Agent::start_at(listen, &mut command, flags)
     }
 
     /// Makes a pod of this node with these containers; its cgroup, for those of the containers.

@@ -4,7 +4,7 @@ use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     sync::{
-        Mutex, PoisonError,
+        Condvar, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -123,6 +123,11 @@ fn answer(stream: &mut TcpStream, request: &Request) -> io::Result<bool> {
             thread::sleep(Duration::from_millis(number(millis)));
             plain(stream, request, "200 OK", "late\n")?;
         }
+        // One at a time, in the order in which they came: the more wait, the longer each waits.
+        ["turn", millis] => {
+            take_turn(Duration::from_millis(number(millis)));
+            plain(stream, request, "200 OK", "done\n")?;
+        }
         ["trickle", millis] => {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na")?;
             thread::sleep(Duration::from_millis(number(millis)));
@@ -168,6 +173,21 @@ fn answer(stream: &mut TcpStream, request: &Request) -> io::Result<bool> {
         _ => plain(stream, request, "200 OK", "ok\n")?,
     }
     Ok(true)
+}
+
+/// Sleeps when all who came before have slept.
+fn take_turn(time: Duration) {
+    /// The next number that is given, and that which may go.
+    static TURNS: Mutex<[u64; 2]> = Mutex::new([0; 2]);
+    static NEXT: Condvar = Condvar::new();
+    let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+    let own = turns[0];
+    turns[0] += 1;
+    let turns = NEXT.wait_while(turns, |turns| turns[1] != own).unwrap_or_else(PoisonError::into_inner);
+    drop(turns);
+    thread::sleep(time);
+    TURNS.lock().unwrap_or_else(PoisonError::into_inner)[1] += 1;
+    NEXT.notify_all();
 }
 
 /// In one segment.
