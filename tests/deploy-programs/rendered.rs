@@ -96,12 +96,20 @@ fn the_adapter_is_the_charts_too() {
     ];
     let component = ["deploy/kustomize/components/adapter-prometheus"];
     assert_same(&helm(&values), &kustomize_with(&adapter, &component));
+    let values = [
+        "adapter.enabled=true",
+        "adapter.upstream.url=https://prometheus-adapter.monitoring.svc",
+        "adapter.upstream.authority=podmeter-adapter-upstream",
+    ];
+    let component = ["deploy/kustomize/components/adapter-upstream"];
+    assert_same(&helm(&values), &kustomize_with(&adapter, &component));
 }
 
 /// Whatever is put together: a workload's pods are those that it selects, and of the two no other's.
 #[test]
 fn everything_together_selects_its_own() {
-    let components = ["monitor", "rules", "replace-cadvisor", "secure-metrics", "adapter-prometheus"];
+    let components =
+        ["monitor", "rules", "replace-cadvisor", "secure-metrics", "adapter-prometheus", "adapter-upstream"];
     let components = components.map(|name| format!("deploy/kustomize/components/{name}"));
     let components: Vec<_> = components.iter().map(String::as_str).collect();
     let objects = kustomize_with(&["deploy/kustomize/adapter"], &components);

@@ -8,4 +8,5 @@ mod requests;
 mod resource;
 mod scaling;
 mod security;
+mod upstream;
 mod workload;

@@ -41,7 +41,10 @@ struct Options {
 }
 
 /// A program that `cargo xtask test` builds.
-fn program(variable: &str) -> PathBuf {
+///
+/// # Panics
+/// When it did not.
+pub fn program(variable: &str) -> PathBuf {
     let path = std::env::var_os(variable).unwrap_or_else(|| {
         panic!("`cargo xtask test` builds Kubernetes' programs; or set {variable} to the path of one")
     });
@@ -204,7 +207,10 @@ impl Cluster {
     }
 
     /// What is at a URL of someone of this cluster, as its administrator reads it.
-    fn fetch(&self, url: &str, accept: Option<&str>) -> String {
+    ///
+    /// # Panics
+    /// When it cannot be had.
+    pub fn fetch(&self, url: &str, accept: Option<&str>) -> String {
         let mut command = Command::new("curl");
         command.args(["--silent", "--show-error", "--fail", "--max-time", "20", "--noproxy", "*"]);
         command.arg("--cacert").arg(self.authority()).arg("--header");

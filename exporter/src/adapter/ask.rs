@@ -5,6 +5,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use super::{
+    metric,
     refusal::Refusal,
     selector::{Fields, Selector},
 };
@@ -131,6 +132,14 @@ impl Ask {
     pub fn of(path: &str) -> Result<Self, Refusal> {
         let uri = path.parse().map_err(|_| Refusal::bad("this is no path"))?;
         Self::parse(&Method::GET, &uri)
+    }
+
+    /// Whether it is about a metric that is not ours.
+    pub fn is_of_others(&self) -> bool {
+        match &self.what {
+            What::Custom { metric, .. } | What::External { metric, .. } => metric::find(metric).is_none(),
+            _ => false,
+        }
     }
 
     /// What the API server's rules call it, for a SubjectAccessReview.

@@ -70,6 +70,10 @@ pub struct Adapter {
     #[command(flatten)]
     pub prometheus: Prometheus,
 
+    /// The adapter behind this one.
+    #[command(flatten)]
+    pub upstream: Upstream,
+
     /// Where the API server is.
     #[command(flatten, next_help_heading = "Kubernetes")]
     pub api: Api,
@@ -160,6 +164,25 @@ pub struct Prometheus {
     /// The token by which it knows us, read for every question; over https alone.
     #[arg(long, env = "PODMETER_PROMETHEUS_TOKEN_FILE", value_name = "FILE")]
     pub prometheus_token_file: Option<PathBuf>,
+}
+
+/// Another adapter, which serves the metrics that are not ours.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Another adapter behind this one")]
+pub struct Upstream {
+    /// An adapter that is asked for the custom and external metrics that are not podmeter's, as prometheus-adapter:
+    /// https://prometheus-adapter.monitoring.svc. Each API has one server in a cluster: that is this one then.
+    #[arg(long, env = "PODMETER_UPSTREAM", value_name = "URL")]
+    pub upstream: Option<String>,
+
+    /// Trust whom this authority vouches for (PEM). Needed for an https URL.
+    #[arg(long, env = "PODMETER_UPSTREAM_CA", value_name = "FILE", requires = "upstream")]
+    pub upstream_ca: Option<PathBuf>,
+
+    /// The token by which it knows us, read for every question; over https alone. It must let us get what others ask for here: who
+    /// they are and whether they may is found out here.
+    #[arg(long, env = "PODMETER_UPSTREAM_TOKEN_FILE", value_name = "FILE", requires = "upstream")]
+    pub upstream_token_file: Option<PathBuf>,
 }
 
 /// Who may ask.

@@ -2,7 +2,7 @@
 //!
 //! An agent's stream ([`follow`]) fills the [`store`]: for each container a ring of samples ([`window`]). A request is read
 //! ([`ask`]), by whom is found out ([`caller`]), whether they may is asked ([`access`]), and what the pods used within the window
-//! ([`total`]) is written as the API has it ([`answer`]).
+//! ([`total`]) is written as the API has it ([`answer`]). What is not ours another adapter may have ([`upstream`]).
 
 pub mod access;
 pub mod agents;
@@ -25,6 +25,7 @@ pub mod serving;
 pub mod store;
 pub mod total;
 pub mod trust;
+pub mod upstream;
 pub mod window;
 
 use std::{
@@ -39,7 +40,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use axum::{
     body::Body,
-    http::{HeaderMap, Request, header::ACCEPT},
+    http::{HeaderMap, Request, Uri, header::ACCEPT},
     response::{IntoResponse as _, Response},
 };
 use rustls_pki_types::CertificateDer;
@@ -63,6 +64,7 @@ use self::{
     serving::{Serving, Source},
     store::Store,
     trust::Trust,
+    upstream::Upstream,
 };
 use crate::{
     config::Api,
@@ -113,6 +115,7 @@ pub async fn run(config: Adapter) -> anyhow::Result<()> {
         store: store.clone(),
         guard,
         trust,
+        upstream: Upstream::start(&config.upstream)?,
         objects: Objects::new(config.api.clone()),
         nodes,
         has_been_ready: AtomicBool::new(false),
@@ -159,6 +162,8 @@ pub struct App {
     /// Who asks, and whether they may; none where anyone may.
     guard: Option<(Callers, Rules)>,
     trust: watch::Receiver<Arc<Trust>>,
+    /// Who has the metrics that are not ours.
+    upstream: Option<Arc<Upstream>>,
     objects: Objects,
     nodes: Arc<RwLock<resource::NodeLabels>>,
     /// An API that comes and goes disturbs every client of the cluster: who was ready stays so.
@@ -172,7 +177,7 @@ impl App {
         let path = request.uri().path().chars().take(256).collect::<String>();
         let method = request.method().clone();
         let answer = match Ask::parse(&method, request.uri()) {
-            Ok(ask) => self.ask(certificates, request.headers(), ask).await,
+            Ok(ask) => self.ask(certificates, request.headers(), request.uri(), ask).await,
             Err(refusal) => Err(refusal),
         };
         let answer = answer.unwrap_or_else(Refusal::into_response);
@@ -184,6 +189,7 @@ impl App {
         &self,
         certificates: &[CertificateDer<'_>],
         headers: &HeaderMap,
+        uri: &Uri,
         ask: Ask,
     ) -> Result<Response, Refusal> {
         if let What::Health(about_ready) = ask.what {
@@ -198,6 +204,9 @@ impl App {
         if !accepts_json(&accept) {
             return Err(Refusal::not_acceptable());
         }
+        if let Some(upstream) = self.upstream.as_deref().filter(|_| ask.is_of_others()) {
+            return upstream.pass_on(uri).await;
+        }
         let store = &self.store;
         let is_about_data = matches!(
             ask.what,
@@ -208,9 +217,11 @@ impl App {
         }
         match &ask.what {
             What::Description => Ok(discovery::description()),
-            What::Groups => Ok(discovery::of_all(&accept)),
+            What::Groups => Ok(discovery::of_all(&accept, &|group, version| self.resources(group, version))),
             What::Group(group) => Ok(discovery::of_group(group)),
-            What::Resources(group, version) => Ok(discovery::of_version(group, version)),
+            What::Resources(group, version) => {
+                Ok(discovery::of_version(group, version, &self.resources(group, version)))
+            }
             What::Pods { namespace, name } => {
                 resource::pods(store, &ask, namespace.as_deref(), name.as_deref(), &accept)
             }
@@ -234,6 +245,15 @@ impl App {
             What::External { namespace, metric } => custom::external(store, &ask, namespace, metric),
             What::Health(_) | What::Other => Err(Refusal::no_path()),
         }
+    }
+
+    /// What there is of a version of a group.
+    fn resources(&self, group: &str, version: &str) -> Vec<discovery::Resource> {
+        let mut resources = discovery::own(group);
+        if let Some(upstream) = &self.upstream {
+            resources.extend(upstream.resources(group, version));
+        }
+        resources
     }
 
     fn health(&self, about_ready: bool) -> Result<Response, Refusal> {

@@ -58,7 +58,9 @@ const FORGOTTEN: u64 = 600_000;
 /// When the flags do not say whom.
 pub async fn run(config: Adapter, url: String, store: Arc<Store>) -> anyhow::Result<()> {
     let flags = &config.prometheus;
-    let way = Way::to_prometheus(url, flags.prometheus_ca.clone(), flags.prometheus_token_file.clone())?;
+    let (authorities, token) = (flags.prometheus_ca.clone(), flags.prometheus_token_file.clone());
+    let names = ["--source", "--prometheus-ca", "--prometheus-token-file"];
+    let way = Way::to_other(url, authorities, token, names)?;
     way.client(PATIENCE)?;
     let pods = Arc::new(Mutex::new(PodsById::default()));
     tokio::spawn(follow_pods(config.api.clone(), Arc::clone(&pods)));

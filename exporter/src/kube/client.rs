@@ -43,18 +43,21 @@ pub(crate) struct Way {
 }
 
 impl Way {
-    /// To Prometheus, which may serve in plain text whom it does not know.
-    pub(crate) fn to_prometheus(
+    /// To another server, which may serve in plain text whom it does not know. `flags` are those by which the user says where it is,
+    /// whom to trust, and who we are.
+    pub(crate) fn to_other(
         url: String,
         authorities: Option<PathBuf>,
         token: Option<PathBuf>,
+        flags: [&str; 3],
     ) -> anyhow::Result<Self> {
         let is_secret = url.starts_with("https://");
+        let [address, trust, secret] = flags;
         ensure!(
             is_secret || token.is_none(),
-            "our token would go there in plain text: give --source an https URL, or no --prometheus-token-file"
+            "our token would go there in plain text: give {address} an https URL, or no {secret}"
         );
-        ensure!(!is_secret || authorities.is_some(), "whom to trust is not known: give --prometheus-ca");
+        ensure!(!is_secret || authorities.is_some(), "whom to trust is not known: give {trust}");
         Ok(Self { url, authorities, token })
     }
 

@@ -65,7 +65,7 @@ impl Cluster {
     }
 
     /// The path of an administrator's configuration.
-    fn kubeconfig(&self) -> String {
+    pub fn kubeconfig(&self) -> String {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
             "clusters": [{"name": "c", "cluster": {

@@ -69,6 +69,17 @@ const SCHEDULER: Module = kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/ku
 /// Shows what pods and nodes use.
 const KUBECTL: Module = kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl");
 
+/// The last, as it is being given up.
+const PROMETHEUS_ADAPTER: Module = Module {
+    name: "prometheus-adapter",
+    package: "sigs.k8s.io/prometheus-adapter/cmd/adapter",
+    version: "v0.12.0",
+    tags: "",
+    // Its path in the proxy cannot be asked for what versions there are, as `go install` would.
+    list: Some("tests/kubernetes/prometheus-adapter"),
+    link: "-s -w",
+};
+
 /// A program of Kubernetes. The tags are those of its makers; without the flags it is of no version.
 const fn kubernetes(name: &'static str, package: &'static str) -> Module {
     Module {
@@ -93,8 +104,9 @@ const ETCD: Module = Module {
 };
 
 /// What the live tests find by a variable.
-pub(super) const BUILT: [(&str, &Module); 7] = [
+pub(super) const BUILT: [(&str, &Module); 8] = [
     ("PODMETER_PROMETHEUS", &PROMETHEUS),
+    ("PODMETER_PROMETHEUS_ADAPTER", &PROMETHEUS_ADAPTER),
     ("PODMETER_ETCD", &ETCD),
     ("PODMETER_KUBE_APISERVER", &API_SERVER),
     ("PODMETER_KUBELET", &KUBELET),

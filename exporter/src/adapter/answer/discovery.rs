@@ -1,9 +1,12 @@
 //! What there is: `/apis` and below.
 
+use std::collections::HashMap;
+
 use axum::{
     http::header::CONTENT_TYPE,
     response::{IntoResponse as _, Response},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::json as answer;
@@ -15,52 +18,46 @@ use crate::adapter::{
 /// The kinds of objects that metrics are listed for; others that have pods can be asked for too.
 const LISTED: [&str; 2] = ["pods", "services"];
 
-/// A resource: its name, whether it is in namespaces, its kind, and what can be done with it.
-struct Resource {
-    name: String,
-    singular: &'static str,
+/// A resource, as the API lists it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resource {
+    /// Its name; what has a slash is a part of what is before it.
+    pub name: String,
+    #[serde(default)]
+    singular_name: String,
     namespaced: bool,
-    kind: &'static str,
-    verbs: &'static [&'static str],
+    kind: String,
+    verbs: Vec<String>,
 }
 
-fn resources(group: &str) -> Vec<Resource> {
-    let read: &[&str] = &["get", "list"];
+impl Resource {
+    fn new(name: impl Into<String>, namespaced: bool, kind: &str, verbs: &[&str]) -> Self {
+        let verbs = verbs.iter().map(|verb| (*verb).to_owned()).collect();
+        Self { name: name.into(), singular_name: String::new(), namespaced, kind: kind.to_owned(), verbs }
+    }
+
+    /// The name of the metric, where it is one.
+    pub fn metric(&self) -> &str {
+        self.name.split_once('/').map_or(&self.name, |(_, metric)| metric)
+    }
+}
+
+/// The resources of a group that are served here.
+pub fn own(group: &str) -> Vec<Resource> {
     match group {
         METRICS => vec![
-            Resource {
-                name: "nodes".to_owned(),
-                singular: "",
-                namespaced: false,
-                kind: "NodeMetrics",
-                verbs: read,
-            },
-            Resource {
-                name: "pods".to_owned(),
-                singular: "",
-                namespaced: true,
-                kind: "PodMetrics",
-                verbs: read,
-            },
+            Resource::new("nodes", false, "NodeMetrics", &["get", "list"]),
+            Resource::new("pods", true, "PodMetrics", &["get", "list"]),
         ],
         CUSTOM => LISTED
             .iter()
             .flat_map(|of| metric::ALL.iter().map(move |metric| format!("{of}/{}", metric.name)))
-            .map(|name| Resource {
-                name,
-                singular: "",
-                namespaced: true,
-                kind: "MetricValueList",
-                verbs: &["get"],
-            })
+            .map(|name| Resource::new(name, true, "MetricValueList", &["get"]))
             .collect(),
         _ => {
-            let of = |metric: &metric::Metric| Resource {
-                name: metric.name.to_owned(),
-                singular: "",
-                namespaced: true,
-                kind: "ExternalMetricValueList",
-                verbs: &["get"],
+            let of = |metric: &metric::Metric| {
+                Resource::new(metric.name, true, "ExternalMetricValueList", &["get"])
             };
             metric::ALL.iter().map(of).collect()
         }
@@ -86,22 +83,16 @@ pub fn of_group(name: &str) -> Response {
 }
 
 /// The resources of a version of a group.
-pub fn of_version(group: &str, version: &str) -> Response {
-    let resources = resources(group).into_iter().map(|resource| {
-        json!({
-            "name": resource.name, "singularName": resource.singular, "namespaced": resource.namespaced,
-            "kind": resource.kind, "verbs": resource.verbs,
-        })
-    });
+pub fn of_version(group: &str, version: &str, resources: &[Resource]) -> Response {
     let body = json!({
         "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": format!("{group}/{version}"),
-        "resources": resources.collect::<Vec<_>>(),
+        "resources": resources,
     });
     answer(body.to_string())
 }
 
-/// All groups; for who prefers that, all of their resources with them, in one answer.
-pub fn of_all(accept: &str) -> Response {
+/// All groups; for who prefers that, all of their resources with them, in one answer: those of a version of a group are asked for.
+pub fn of_all(accept: &str, resources: &dyn Fn(&str, &str) -> Vec<Resource>) -> Response {
     const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     let is_wanted = |part: &str| {
         let parameters: Vec<_> = part.split(';').map(str::trim).collect();
@@ -115,7 +106,8 @@ pub fn of_all(accept: &str) -> Response {
     }
     let items = GROUPS.iter().map(|(group, versions)| {
         let versions = versions.iter().map(|version| {
-            json!({"version": version, "resources": discovered(group, version), "freshness": "Current"})
+            let resources = discovered(group, version, resources(group, version));
+            json!({"version": version, "resources": resources, "freshness": "Current"})
         });
         json!({"metadata": {"name": group, "creationTimestamp": null}, "versions": versions.collect::<Vec<_>>()})
     });
@@ -126,28 +118,28 @@ pub fn of_all(accept: &str) -> Response {
     ([(CONTENT_TYPE, AGGREGATED)], body.to_string()).into_response()
 }
 
-/// The same resources as [`of_version`]; what has a slash in its name is a part of what is before it.
-fn discovered(group: &str, version: &str) -> Vec<Value> {
+/// The same resources as [`of_version`] has.
+fn discovered(group: &str, version: &str, resources: Vec<Resource>) -> Vec<Value> {
     let kind = |resource: &Resource| json!({"group": group, "version": version, "kind": resource.kind});
     let scope = |resource: &Resource| if resource.namespaced { "Namespaced" } else { "Cluster" };
-    let mut found: Vec<Value> = Vec::new();
-    for resource in resources(group) {
+    let (mut found, mut places) = (Vec::<Value>::new(), HashMap::new());
+    for resource in &resources {
         let Some((parent, part)) = resource.name.split_once('/') else {
             found.push(json!({
-                "resource": resource.name, "responseKind": kind(&resource), "scope": scope(&resource),
-                "singularResource": resource.singular, "verbs": resource.verbs,
+                "resource": resource.name, "responseKind": kind(resource), "scope": scope(resource),
+                "singularResource": resource.singular_name, "verbs": resource.verbs,
             }));
             continue;
         };
-        if found.last().is_none_or(|last| last["resource"] != parent) {
+        let place = *places.entry(parent).or_insert_with(|| {
             found.push(json!({
-                "resource": parent, "responseKind": {"group": "", "version": "", "kind": ""}, "scope": scope(&resource),
+                "resource": parent, "responseKind": {"group": "", "version": "", "kind": ""}, "scope": scope(resource),
                 "singularResource": "", "verbs": [], "subresources": [],
             }));
-        }
-        if let Some(parts) = found.last_mut().and_then(|last| last["subresources"].as_array_mut()) {
-            parts
-                .push(json!({"subresource": part, "responseKind": kind(&resource), "verbs": resource.verbs}));
+            found.len() - 1
+        });
+        if let Some(parts) = found[place]["subresources"].as_array_mut() {
+            parts.push(json!({"subresource": part, "responseKind": kind(resource), "verbs": resource.verbs}));
         }
     }
     found
