@@ -26,12 +26,12 @@ const fn by_route(name: &'static str, value: fn(&Total) -> Option<f64>) -> Metri
 
 /// Every metric, in the order of discovery. Short on purpose: every `kubectl` reads that list.
 pub static ALL: [Metric; 14] = [
-    by_route("http_requests_per_second", |total| Some(total.http.as_ref()?.rate)),
-    by_route("http_errors_per_second", |total| Some(total.http.as_ref()?.errors)),
-    by_route("http_request_duration_p50_seconds", |total| total.http.as_ref()?.durations.quantile(0.5)),
-    by_route("http_request_duration_p90_seconds", |total| total.http.as_ref()?.durations.quantile(0.9)),
-    by_route("http_request_duration_p99_seconds", |total| total.http.as_ref()?.durations.quantile(0.99)),
-    whole("http_active_requests", |total| total.http.as_ref()?.active()),
+    by_route("http_requests_per_second", |total| Some(total.http()?.rate)),
+    by_route("http_errors_per_second", |total| Some(total.http()?.errors)),
+    by_route("http_request_duration_p50_seconds", |total| total.http()?.durations.quantile(0.5)),
+    by_route("http_request_duration_p90_seconds", |total| total.http()?.durations.quantile(0.9)),
+    by_route("http_request_duration_p99_seconds", |total| total.http()?.durations.quantile(0.99)),
+    whole("http_active_requests", |total| total.http()?.active()),
     whole("cpu_run_queue_wait_ratio", Total::queued),
     whole("cpu_pressure_ratio", |total| total.pressure(0)),
     whole("memory_pressure_ratio", |total| total.pressure(1)),

@@ -328,7 +328,7 @@ mod tests {
         assert_eq!((&**name, total.nanos), ("web", 30_000_000_000));
         // Two containers, of 3 s in 15 each.
         assert!((total.cpu().unwrap() - 0.4).abs() < 1e-9);
-        let http = total.http.as_ref().unwrap();
+        let http = total.http().unwrap();
         assert!((http.rate - 4.0).abs() < 1e-9 && (http.errors - 4.0).abs() < 1e-9);
         assert!((0.91..=1.0).contains(&http.durations.quantile(0.5).unwrap()));
         let date = store.pods(None, |_| true, |node, _| Some((0, node.moment(0).date)))[0].used;
@@ -342,7 +342,7 @@ mod tests {
         let all = answer(4, |n| json!((n * 60).to_string()), "http_server_request_duration_seconds_count");
         targets.tell(&all, &pods(), &store);
         let all = used(&store);
-        let http = all[0].1.http.as_ref().unwrap();
+        let http = all[0].1.http().unwrap();
         assert!((http.rate - 4.0).abs() < 1e-9);
         assert_eq!(http.durations.quantile(0.5), None);
     }

@@ -88,6 +88,8 @@ pub struct Requests {
     active: Sum,
     /// How long they took.
     pub durations: Counts,
+    /// Whether there are any, now or before.
+    are_there: bool,
 }
 
 impl Requests {
@@ -110,8 +112,9 @@ pub struct Total {
     pressure: [Sum; 3],
     periods: u64,
     throttled: u64,
-    /// None where no container's requests are known.
-    pub http: Option<Requests>,
+    requests: Option<Requests>,
+    /// Whether a container has connections that could not be read, and none that could.
+    is_unread: bool,
     /// The latency of block requests; none where there were none.
     pub block_io: Option<Counts>,
 }
@@ -138,15 +141,18 @@ impl Total {
         if let Some(latency) = to.block_io() {
             self.block_io.get_or_insert_default().add(from.block_io(), latency);
         }
-        if let (Some(before), Some(now)) = (from.http(), to.http())
-            && is_seen(now)
-        {
-            self.requests(before, now, nanos, wants);
+        if let (Some(before), Some(now)) = (from.http(), to.http()) {
+            if now.routes.is_empty() && now.unparsed > 0 {
+                self.is_unread = true;
+            } else {
+                self.add_requests(before, now, nanos, wants);
+            }
         }
     }
 
-    fn requests(&mut self, from: &Http, to: &Http, nanos: u64, wants: &dyn Fn(&str) -> bool) {
-        let requests = self.http.get_or_insert_default();
+    fn add_requests(&mut self, from: &Http, to: &Http, nanos: u64, wants: &dyn Fn(&str) -> bool) {
+        let requests = self.requests.get_or_insert_default();
+        requests.are_there |= !to.routes.is_empty();
         requests.active.add(to.active.map(|active| active as f64));
         let seconds = nanos as f64 / 1e9;
         for route in to.routes.iter().filter(|route| wants(&route.route)) {
@@ -175,13 +181,21 @@ impl Total {
         if let Some(latency) = &other.block_io {
             self.block_io.get_or_insert_default().merge(latency);
         }
-        if let Some(requests) = &other.http {
-            let own = self.http.get_or_insert_default();
+        self.is_unread |= other.is_unread;
+        if let Some(requests) = &other.requests {
+            let own = self.requests.get_or_insert_default();
+            own.are_there |= requests.are_there;
             own.rate += requests.rate;
             own.errors += requests.errors;
             own.active.add(requests.active.0);
             own.durations.merge(&requests.durations);
         }
+    }
+
+    /// The requests served. None where nobody looked, and where there were none but connections that could not be read, of any of
+    /// the containers: a zero of a container beside it says nothing of that one's.
+    pub fn http(&self) -> Option<&Requests> {
+        self.requests.as_ref().filter(|requests| requests.are_there || !self.is_unread)
     }
 
     /// Cores in use.
@@ -210,17 +224,16 @@ impl Total {
     }
 }
 
-/// Whether its requests are known: a container with connections that could not be read may have requests that nobody saw.
-fn is_seen(http: &Http) -> bool {
-    !http.routes.is_empty() || http.unparsed == 0
-}
-
 #[cfg(test)]
 mod tests {
     use exporter_ebpf::histogram::index;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{
+        adapter::sample::Sample,
+        stream::message::{Route, Usage},
+    };
 
     fn histogram(nanos: &[u64]) -> Histogram {
         let mut counts = [0; BUCKETS];
@@ -256,6 +269,38 @@ mod tests {
         let mut counts = Counts::default();
         counts.add(None, &histogram(&[u64::MAX]));
         assert_eq!(counts.quantile(0.5), Some(64.0), "above every bound");
+    }
+
+    #[test]
+    fn an_idle_container_does_not_make_a_zero_of_what_cannot_be_read() {
+        let sample = |requests: Option<u64>, unparsed: u64| {
+            let route = |requests| Route { route: "/".to_owned(), requests, ..Route::default() };
+            let http = Http { routes: requests.map(route).into_iter().collect(), active: Some(0), unparsed };
+            Sample::new(0, Usage { http: Some(http), ..Usage::default() }, None).unwrap()
+        };
+        let rate = |containers: &[(Option<u64>, u64)]| {
+            let mut totals = [(); 2].map(|()| Total::default());
+            for (at, (requests, unparsed)) in containers.iter().enumerate() {
+                let (from, to) = (sample(requests.map(|_| 0), *unparsed), sample(*requests, *unparsed));
+                let window = Window { from: &from, to: &to, nanos: 1_000_000_000 };
+                totals[0].add(window, &|_| true);
+                let mut own = Total::default();
+                own.add(window, &|_| true);
+                // Whoever comes first.
+                let (mut first, second) =
+                    if at % 2 == 0 { (own, &totals[1]) } else { (totals[1].clone(), &own) };
+                first.merge(second);
+                totals[1] = first;
+            }
+            let [of_pod, of_pods] = totals.map(|total| total.http().map(|requests| requests.rate));
+            assert_eq!(of_pod, of_pods, "{containers:?}");
+            of_pod
+        };
+        let (idle, busy, unread) = ((None, 0), (Some(7), 0), (None, 900));
+        assert_eq!(rate(&[idle, idle]), Some(0.0));
+        assert_eq!(rate(&[unread, idle]), None, "nobody knows what it serves");
+        assert_eq!(rate(&[idle, unread]), None);
+        assert_eq!(rate(&[unread, busy, idle]), Some(7.0), "what is known is said");
     }
 
     #[test]
