@@ -10,6 +10,7 @@ pub mod process;
 pub mod random;
 pub mod scrape;
 mod serving;
+pub mod simulated;
 pub mod support;
 pub mod temp;
 pub mod wait;

@@ -1,40 +1,34 @@
 //! What an adapter costs in a large cluster: simulated agents that speak the real protocol over loopback, and a real adapter.
 //!
 //!     ulimit -n 65536
-//!     cargo build --release --package podmeter --bin podmeter --example simulated_agents
+//!     cargo build --release --package podmeter --bin podmeter
+//!     cargo build --release --package podmeter-tests --example simulated_agents
 //!     target/release/examples/simulated_agents --agents 5000 --adapter target/release/podmeter
 //!
 //! Of each node's pods two thirds change in every tick, as they use CPU, and a fifth serves HTTP on three routes; the rest are
 //! idle, and told once. Prints the adapter's CPU and memory, the bytes of the streams, and how long answers take.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    convert::Infallible,
+    collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
-use axum::{body::Body, http::Request};
 use clap::Parser;
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use podmeter::stream::{
     frame::{Described, Frame},
     message::{Container, Histogram, Http, Pod, Route, Usage},
-    publish::Hub,
-    serve,
 };
-use tokio::net::TcpListener;
+use podmeter_tests::simulated::Agents;
 
 /// Simulate agents, and measure an adapter that listens to them.
-#[derive(Clone, Parser)]
+#[derive(Parser)]
 struct Options {
     /// How many agents.
     #[arg(long, default_value_t = 5000)]
@@ -116,42 +110,6 @@ fn frame(agent: u16, pods: u32, tick: u64, interval: Duration) -> Frame {
     this
 }
 
-/// Every agent has an address of its own, on one port.
-fn address(agent: u16) -> Ipv4Addr {
-    let [high, low] = agent.to_be_bytes();
-    Ipv4Addr::new(127, 1, high, low)
-}
-
-async fn serve(listener: TcpListener, options: Options) {
-    let hubs: Arc<Mutex<HashMap<u16, Arc<Hub>>>> = Arc::default();
-    let interval = Duration::from_millis(options.interval);
-    while let Ok((stream, _)) = listener.accept().await {
-        let Ok(SocketAddr::V4(local)) = stream.local_addr() else { continue };
-        let [.., high, low] = local.ip().octets();
-        let agent = u16::from_be_bytes([high, low]);
-        let mut known = hubs.lock().unwrap_or_else(PoisonError::into_inner);
-        let hub = Arc::clone(known.entry(agent).or_insert_with(|| {
-            let hub = Arc::new(Hub::new(interval));
-            let (running, begin, pods) = (hub.clone(), Instant::now(), options.pods);
-            let read = move || {
-                let tick = (begin.elapsed().as_millis() / interval.as_millis()) as u64;
-                frame(agent, pods, tick, interval)
-            };
-            tokio::spawn(async move { running.run(read).await });
-            hub
-        }));
-        drop(known);
-        let service = service_fn(move |request: Request<Incoming>| {
-            let hub = hub.clone();
-            async move { Ok::<_, Infallible>(serve::answer(hub, request.map(Body::new)).await) }
-        });
-        tokio::spawn(async move {
-            let mut builder = http2::Builder::new(TokioExecutor::new());
-            _ = builder.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
-        });
-    }
-}
-
 /// The adapter; killed when dropped.
 struct Adapter(Child, SocketAddr);
 
@@ -163,9 +121,8 @@ impl Drop for Adapter {
 }
 
 impl Adapter {
-    fn start(options: &Options, port: u16) -> anyhow::Result<Self> {
-        let urls: Vec<_> =
-            (0..options.agents).map(|agent| format!("http://{}:{port}", address(agent))).collect();
+    fn start(options: &Options, agents: &Agents) -> anyhow::Result<Self> {
+        let urls: Vec<_> = (0..options.agents).map(|agent| agents.url(agent)).collect();
         let mut command = Command::new(&options.adapter);
         command.args([
             "adapter",
@@ -236,11 +193,15 @@ fn received() -> anyhow::Result<f64> {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let listener = runtime.block_on(TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), 0)))?;
-    let port = listener.local_addr()?.port();
-    runtime.spawn(serve(listener, options.clone()));
-    let adapter = Adapter::start(&options, port)?;
+    let (interval, pods) = (Duration::from_millis(options.interval), options.pods);
+    let agents = Agents::start(interval, move |agent| {
+        let begin = Instant::now();
+        move || {
+            let tick = (begin.elapsed().as_millis() / interval.as_millis()) as u64;
+            frame(agent, pods, tick, interval)
+        }
+    })?;
+    let adapter = Adapter::start(&options, &agents)?;
     let begin = Instant::now();
     while adapter.nodes()? < usize::from(options.agents) {
         ensure!(begin.elapsed() < Duration::from_secs(120), "{} nodes have reported", adapter.nodes()?);
