@@ -22,7 +22,7 @@ const GO: &str = "1.26.8";
 pub(crate) struct Module {
     /// The name of the program.
     pub(crate) name: &'static str,
-    /// Its package.
+    /// Its package; one of ours is `./FOLDER`, below `list`.
     pub(crate) package: &'static str,
     /// The version of its module, exactly.
     pub(crate) version: &'static str,
@@ -40,7 +40,8 @@ impl Module {
     pub(crate) fn ensure(&self, why: &str) -> Result<PathBuf> {
         let directory = cache()?.join(format!("{}-{}", self.name, self.version));
         let program = directory.join(self.name);
-        if program.is_file() {
+        let (sources, kept) = (self.sources()?, directory.join("sources"));
+        if program.is_file() && fs::read_to_string(&kept).ok() == sources {
             return Ok(program);
         }
         println!("building {} {} with Go, which takes minutes: needed {why}", self.name, self.version);
@@ -62,7 +63,24 @@ impl Module {
         if !program.is_file() {
             bail!("Go has built no {}", program.display());
         }
+        if let Some(sources) = sources {
+            fs::write(&kept, sources).with_context(|| format!("cannot write {}", kept.display()))?;
+        }
         Ok(program)
+    }
+
+    /// What a program of ours is made of, with the list of its modules: it is built again when that changes. Others have versions.
+    fn sources(&self) -> Result<Option<String>> {
+        let Some((list, folder)) = self.list.zip(self.package.strip_prefix("./")) else { return Ok(None) };
+        let list = root()?.join(list);
+        let files = fs::read_dir(list.join(folder)).with_context(|| format!("cannot list {folder}"))?;
+        let mut paths = files.map(|file| Ok(file?.path())).collect::<Result<Vec<_>>>()?;
+        paths.sort();
+        paths.extend(["go.mod", "go.sum"].map(|name| list.join(name)));
+        let read = |path: &PathBuf| {
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        paths.iter().map(read).collect::<Result<_>>().map(Some)
     }
 }
 

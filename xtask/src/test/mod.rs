@@ -2,6 +2,7 @@
 
 mod deploy;
 mod fuzz;
+mod replicas;
 mod report;
 mod steps;
 

@@ -5,7 +5,7 @@ use std::{env, process::Command};
 use anyhow::{Result, bail};
 
 use super::{
-    Options, deploy, fuzz,
+    Options, deploy, fuzz, replicas,
     report::{Report, Tally},
 };
 use crate::{
@@ -81,7 +81,7 @@ const PROMETHEUS_ADAPTER: Module = Module {
 };
 
 /// A program of Kubernetes. The tags are those of its makers; without the flags it is of no version.
-const fn kubernetes(name: &'static str, package: &'static str) -> Module {
+pub(super) const fn kubernetes(name: &'static str, package: &'static str) -> Module {
     Module {
         name,
         package,
@@ -168,6 +168,8 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
         );
         report.tally.skipped += 1;
     }
+    report.step("the program with the autoscaler's own code", |_| replicas::program().map(drop))?;
+    report.step("replicas by the autoscaler's own code", |tally| replicas::tests(filter, tally))?;
     report.step("programs for the files of deploy/", |_| deploy::programs())?;
     report.step("deploy/ as real programs take it", |tally| deploy::tests(filter, live, tally))?;
     if let Some(filter) = filter
