@@ -2,8 +2,10 @@
 
 use exporter_ebpf::histogram::{BUCKETS, finite_bounds};
 
-use super::{sample::Known, window::Window};
-use crate::stream::message::{Histogram, Http};
+use super::{
+    sample::{Histogram, Http, Known, Route},
+    window::Window,
+};
 
 /// A sum, of which a part may be unknown: then all of it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,9 +37,9 @@ impl Counts {
     /// Adds what came between two states of a histogram.
     pub fn add(&mut self, from: Option<&Histogram>, to: &Histogram) {
         let mut each = |histogram: &Histogram, apply: fn(u64, u64) -> u64| {
-            for (bucket, count) in histogram.buckets.iter().zip(&histogram.counts) {
-                if let Some(sum) = self.0.get_mut(*bucket as usize) {
-                    *sum = apply(*sum, *count);
+            for (bucket, count) in histogram.counts() {
+                if let Some(sum) = self.0.get_mut(bucket) {
+                    *sum = apply(*sum, count);
                 }
             }
         };
@@ -147,11 +149,11 @@ impl Total {
 
     fn requests(&mut self, from: &Http, to: &Http, nanos: u64, wants: &dyn Fn(&str) -> bool) {
         let requests = self.http.get_or_insert_default();
-        requests.active.add(to.active.map(|active| active as f64));
+        requests.active.add(to.active.get().map(|active| active as f64));
         let seconds = nanos as f64 / 1e9;
-        for route in to.routes.iter().filter(|route| wants(&route.route)) {
-            let before = from.routes.iter().find(|before| before.route == route.route);
-            let of = |count: fn(&crate::stream::message::Route) -> u64| {
+        for (at, route) in to.routes.iter().enumerate().filter(|(_, route)| wants(&route.name)) {
+            let before = from.route(&route.name, at);
+            let of = |count: fn(&Route) -> u64| {
                 count(route).saturating_sub(before.map_or(0, count)) as f64 / seconds
             };
             requests.rate += of(|route| route.requests);
@@ -221,11 +223,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::stream::message;
 
     fn histogram(nanos: &[u64]) -> Histogram {
         let mut counts = [0; BUCKETS];
         nanos.iter().for_each(|&value| counts[index(value)] += 1);
-        Histogram::new(&counts)
+        Histogram::new(message::Histogram::new(&counts), None).unwrap()
     }
 
     proptest! {
