@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{date, duration, json as answer, list, quantity, table};
 use crate::adapter::{
     ask::{Ask, METRICS},
+    labels::Labels,
     node::Moment,
     refusal::Refusal,
     store::Store,
@@ -15,7 +16,7 @@ use crate::adapter::{
 };
 
 /// The labels of nodes, by name, as far as the cluster has told.
-pub type NodeLabels = BTreeMap<String, BTreeMap<String, String>>;
+pub type NodeLabels = BTreeMap<String, Labels>;
 
 /// CPU in nanocores and memory in kibibytes, as metrics-server has them; none unless both are known.
 fn usage(total: &Total) -> Option<[String; 2]> {
@@ -94,7 +95,7 @@ pub fn nodes(
     name: Option<&str>,
     accept: &str,
 ) -> Result<Response, Refusal> {
-    let none = BTreeMap::new();
+    let none = Labels::default();
     let of = |node: &str| labels.get(node).unwrap_or(&none);
     let found = store.nodes(|node| {
         name.is_none_or(|name| node == name) && ask.labels.matches(of(node)) && ask.fields.matches("", node)
