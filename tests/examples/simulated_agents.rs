@@ -135,13 +135,17 @@ impl Adapter {
             "--log-level",
             "warn,podmeter::adapter=info",
         ]);
+        // An argument has an end: 128 KiB.
+        for urls in urls.chunks(1000) {
+            command.arg("--agent").arg(urls.join(","));
+        }
         command.args([
             "--interval",
             &options.interval.to_string(),
             "--max-age",
             &(10 + options.interval / 500).to_string(),
         ]);
-        let mut child = command.env("PODMETER_AGENT", urls.join(",")).stderr(Stdio::piped()).spawn()?;
+        let mut child = command.stderr(Stdio::piped()).spawn()?;
         let mut lines = BufReader::new(child.stderr.take().context("piped")?).lines();
         let address = lines
             .by_ref()
@@ -172,15 +176,17 @@ impl Adapter {
         Ok(answer.windows(9).filter(|window| window == b"\"window\":").count())
     }
 
-    /// CPU time in seconds, and resident memory in MiB.
-    fn used(&self) -> anyhow::Result<(f64, f64)> {
+    /// CPU time in seconds; resident memory, and the most that it ever was, in MiB.
+    fn used(&self) -> anyhow::Result<(f64, [f64; 2])> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
         let fields: Vec<_> = stat.rsplit_once(") ").context("a name")?.1.split(' ').collect();
         let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
         let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let resident =
-            status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-        Ok((ticks / 100.0, resident.context("VmRSS")?.trim().parse::<f64>()? / 1024.0))
+        let memory = |name: &str| {
+            let kib = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+            Ok::<_, anyhow::Error>(kib.context("a size")?.trim().parse::<f64>()? / 1024.0)
+        };
+        Ok((ticks / 100.0, [memory("VmRSS:")?, memory("VmHWM:")?]))
     }
 }
 
@@ -219,10 +225,11 @@ fn main() -> anyhow::Result<()> {
     thread::sleep(Duration::from_secs(options.seconds));
     let (after, seconds) = (adapter.used()?, start.elapsed().as_secs_f64());
     println!(
-        "ticks of {} ms: {:.3} cores, {:.0} MiB resident, {:.0} kB/s",
+        "ticks of {} ms: {:.3} cores, {:.0} MiB resident (at most {:.0}), {:.0} kB/s",
         options.interval,
         (after.0 - before.0) / seconds,
-        after.1,
+        after.1[0],
+        after.1[1],
         (received()? - bytes) / seconds / 1e3
     );
     for path in [
@@ -247,6 +254,7 @@ fn main() -> anyhow::Result<()> {
         times.sort_by(f64::total_cmp);
         println!("{path}: {:.1} ms (median of 10; {:.1} at most), {length} bytes", times[5], times[9]);
     }
-    println!("{:.0} MiB resident after that", adapter.used()?.1);
+    let [resident, most] = adapter.used()?.1;
+    println!("{resident:.0} MiB resident after that (at most {most:.0})");
     Ok(())
 }

@@ -17,7 +17,7 @@ use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilde
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustls_pki_types::ServerName;
 use tokio::time::timeout;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, client::Resumption, crypto::ring};
 use tonic::{
     Request,
     client::Grpc,
@@ -44,6 +44,8 @@ const WAIT: Duration = Duration::from_millis(500);
 const WAIT_MOST: Duration = Duration::from_secs(10);
 /// No node tells more at once.
 const MOST: usize = 32 << 20;
+/// How much of what an agent says may wait for us, bytes: it waits itself before it says more. Thousands may speak at once.
+const UNREAD: u32 = 64 << 10;
 
 /// Streams have numbers: of two that speak for a node, the later one counts.
 static STREAMS: AtomicU64 = AtomicU64::new(1);
@@ -84,10 +86,12 @@ impl Ways {
         if let Some(file) = &self.authority {
             roots.add_parsable_certificates(authorities(file)?);
         }
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        // There is a configuration for each connection, so that none is ever resumed; the room for it is 14 KB.
+        config.resumption = Resumption::disabled();
         let mut http = HttpConnector::new();
         http.set_connect_timeout(Some(PATIENCE));
         http.set_nodelay(true);
@@ -114,6 +118,8 @@ impl Ways {
             }
         });
         Ok(Endpoint::from_static("http://agent")
+            .initial_stream_window_size(UNREAD)
+            .initial_connection_window_size(UNREAD)
             .connect_timeout(PATIENCE)
             .connect_with_connector(connect)
             .await?)

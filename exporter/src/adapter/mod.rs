@@ -12,6 +12,7 @@ pub mod authority;
 pub mod caller;
 pub mod flags;
 pub mod follow;
+pub mod labels;
 pub mod metric;
 pub mod node;
 pub mod objects;
@@ -296,7 +297,7 @@ async fn follow_nodes(api: Api, nodes: Arc<RwLock<resource::NodeLabels>>) {
     let which = Which { path: "/api/v1/nodes".to_owned(), labels: None, fields: None, name: "nodes' labels" };
     let apply = |change: Change<NodeObject>| {
         let mut nodes = nodes.write().unwrap_or_else(PoisonError::into_inner);
-        let pair = |node: NodeObject| (node.metadata.name, node.metadata.labels);
+        let pair = |node: NodeObject| (node.metadata.name, node.metadata.labels.into());
         match change {
             Change::All(all) => *nodes = all.into_iter().map(pair).collect(),
             Change::Set(node) => nodes.extend([pair(node)]),

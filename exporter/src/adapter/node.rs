@@ -1,7 +1,7 @@
 //! What one agent has told: its node, and the pods on it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use super::{
+    labels::Labels,
     sample::Sample,
     total::Total,
     window::{Ring, Span},
@@ -28,7 +29,7 @@ pub struct About {
     /// Its name.
     pub name: String,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Kind and name of what made it; empty if nothing did.
     pub owner: (String, String),
 }
@@ -40,7 +41,7 @@ pub struct Pod {
     pub about: Arc<About>,
     /// When its agent first told of it.
     pub since: Instant,
-    containers: Vec<Container>,
+    containers: Box<[Container]>,
 }
 
 /// A run of a container.
@@ -171,7 +172,7 @@ impl Node {
         });
         let (mut before, since) = match known {
             Some(pod) => (pod.containers, pod.since),
-            None => (Vec::new(), Instant::now()),
+            None => (Box::default(), Instant::now()),
         };
         before.iter().for_each(|container| _ = self.places.remove(&container.number));
         let containers = containers.into_iter().map(|container| {
@@ -187,7 +188,8 @@ impl Node {
             }
         });
         let containers = containers.collect();
-        let about = Arc::new(About { uid, namespace, name, labels, owner: (owner_kind, owner_name) });
+        let (labels, owner) = (labels.into(), (owner_kind, owner_name));
+        let about = Arc::new(About { uid, namespace, name, labels, owner });
         self.pods.insert(number, Pod { about, since, containers });
         Ok(())
     }

@@ -57,7 +57,7 @@ impl Pods {
             Self::All => true,
             Self::Made(kind, name) => about.owner.0 == *kind && about.owner.1 == *name,
             Self::Labelled(sets) => {
-                let has = |(key, value): (&String, &String)| about.labels.get(key) == Some(value);
+                let has = |(key, value): (&String, &String)| about.labels.get(key) == Some(&**value);
                 sets.iter().any(|labels| labels.iter().all(has))
             }
         }

@@ -307,7 +307,7 @@ mod tests {
             let mut total = Total::default();
             node.add(pod, &mut total, &|_| true).then_some((total.nanos, total))
         };
-        let readings = store.pods(Some("shop"), |about| about.labels.contains_key("app"), read);
+        let readings = store.pods(Some("shop"), |about| about.labels.get("app").is_some(), read);
         readings.into_iter().map(|reading| (reading.about.name.clone(), reading.used)).collect()
     }
 

@@ -1,10 +1,10 @@
 //! Kubernetes' selectors of labels and of fields, as they stand in a query.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::refusal::Refusal;
+use super::{labels::Labels, refusal::Refusal};
 
 /// More than this nobody writes, and each is tried on every pod.
 const MOST: usize = 64;
@@ -59,8 +59,8 @@ impl Selector {
     }
 
     /// Whether labels are as they must be.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.matches_by(&|key| labels.get(key).map(String::as_str))
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.matches_by(&|key| labels.get(key))
     }
 
     /// The same, of labels that a function has.
@@ -254,12 +254,15 @@ impl Fields {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
 
     fn matches(selector: &str, labels: &[(&str, &str)]) -> bool {
-        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let labels = labels.collect::<BTreeMap<_, _>>().into();
         Selector::parse(selector).unwrap_or_else(|error| panic!("{selector}: {error:?}")).matches(&labels)
     }
 
@@ -328,7 +331,7 @@ mod tests {
         #[test]
         fn no_text_is_too_much(text in "[a-z0-9=!<>(), ./_-]{0,40}|\\PC{0,20}") {
             if let Ok(selector) = Selector::parse(&text) {
-                selector.matches(&BTreeMap::new());
+                selector.matches(&Labels::default());
             }
             if let Ok(fields) = Fields::parse(&text) {
                 fields.matches("a", "b");

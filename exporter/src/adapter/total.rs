@@ -2,8 +2,10 @@
 
 use exporter_ebpf::histogram::{BUCKETS, finite_bounds};
 
-use super::{sample::Known, window::Window};
-use crate::stream::message::{Histogram, Http};
+use super::{
+    sample::{Histogram, Http, Known, Route},
+    window::Window,
+};
 
 /// A sum, of which a part may be unknown: then all of it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,9 +37,9 @@ impl Counts {
     /// Adds what came between two states of a histogram.
     pub fn add(&mut self, from: Option<&Histogram>, to: &Histogram) {
         let mut each = |histogram: &Histogram, apply: fn(u64, u64) -> u64| {
-            for (bucket, count) in histogram.buckets.iter().zip(&histogram.counts) {
-                if let Some(sum) = self.0.get_mut(*bucket as usize) {
-                    *sum = apply(*sum, *count);
+            for (bucket, count) in histogram.counts() {
+                if let Some(sum) = self.0.get_mut(bucket) {
+                    *sum = apply(*sum, count);
                 }
             }
         };
@@ -153,11 +155,11 @@ impl Total {
     fn add_requests(&mut self, from: &Http, to: &Http, nanos: u64, wants: &dyn Fn(&str) -> bool) {
         let requests = self.requests.get_or_insert_default();
         requests.are_there |= !to.routes.is_empty();
-        requests.active.add(to.active.map(|active| active as f64));
+        requests.active.add(to.active.get().map(|active| active as f64));
         let seconds = nanos as f64 / 1e9;
-        for route in to.routes.iter().filter(|route| wants(&route.route)) {
-            let before = from.routes.iter().find(|before| before.route == route.route);
-            let of = |count: fn(&crate::stream::message::Route) -> u64| {
+        for (at, route) in to.routes.iter().enumerate().filter(|(_, route)| wants(&route.name)) {
+            let before = from.route(&route.name, at);
+            let of = |count: fn(&Route) -> u64| {
                 count(route).saturating_sub(before.map_or(0, count)) as f64 / seconds
             };
             requests.rate += of(|route| route.requests);
@@ -230,15 +232,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        adapter::sample::Sample,
-        stream::message::{Route, Usage},
-    };
+    use crate::{adapter::sample::Sample, stream::message};
 
     fn histogram(nanos: &[u64]) -> Histogram {
         let mut counts = [0; BUCKETS];
         nanos.iter().for_each(|&value| counts[index(value)] += 1);
-        Histogram::new(&counts)
+        Histogram::new(message::Histogram::new(&counts), None).unwrap()
     }
 
     proptest! {
@@ -274,9 +273,11 @@ mod tests {
     #[test]
     fn an_idle_container_does_not_make_a_zero_of_what_cannot_be_read() {
         let sample = |requests: Option<u64>, unparsed: u64| {
-            let route = |requests| Route { route: "/".to_owned(), requests, ..Route::default() };
-            let http = Http { routes: requests.map(route).into_iter().collect(), active: Some(0), unparsed };
-            Sample::new(0, Usage { http: Some(http), ..Usage::default() }, None).unwrap()
+            let route =
+                |requests| message::Route { route: "/".to_owned(), requests, ..message::Route::default() };
+            let routes = requests.map(route).into_iter().collect();
+            let http = message::Http { routes, active: Some(0), unparsed };
+            Sample::new(0, message::Usage { http: Some(http), ..message::Usage::default() }, None).unwrap()
         };
         let rate = |containers: &[(Option<u64>, u64)]| {
             let mut totals = [(); 2].map(|()| Total::default());

@@ -63,6 +63,8 @@ impl Ring {
         if before.is_some_and(|before| sample.time - before.time <= span.wanted / PARTS) {
             self.0.pop_back();
         }
+        // One by one: it is soon as long as it ever will be, and twice that for every container would be much.
+        self.0.reserve_exact(1);
         self.0.push_back(sample);
     }
 
@@ -138,6 +140,7 @@ mod tests {
             let step = ticks.iter().map(|(step, _)| *step).max().unwrap();
             prop_assert!(window.nanos <= SPAN.wanted + SPAN.wanted / PARTS + 2 * step, "{} long", window.nanos);
             prop_assert!(ring.0.len() <= 2 * PARTS as usize + 4, "{} samples", ring.0.len());
+            prop_assert!(ring.0.capacity() <= 2 * PARTS as usize + 4, "room for {}", ring.0.capacity());
         }
     }
 

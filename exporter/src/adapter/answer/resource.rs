@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::{date, duration, json as answer, quantity, table};
+use super::{date, duration, json as answer, list, quantity, table};
 use crate::adapter::{
     ask::{Ask, METRICS},
+    labels::Labels,
     node::Moment,
     refusal::Refusal,
     store::Store,
@@ -15,7 +16,7 @@ use crate::adapter::{
 };
 
 /// The labels of nodes, by name, as far as the cluster has told.
-pub type NodeLabels = BTreeMap<String, BTreeMap<String, String>>;
+pub type NodeLabels = BTreeMap<String, Labels>;
 
 /// CPU in nanocores and memory in kibibytes, as metrics-server has them; none unless both are known.
 fn usage(total: &Total) -> Option<[String; 2]> {
@@ -80,7 +81,7 @@ pub fn pods(
         (pod, sums, duration(reading.moment.nanos))
     });
     let full = || format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default());
-    respond(items.collect(), "PodMetrics", name.map(|_| full()), "podmetrics", accept)
+    respond(items, "PodMetrics", name.map(|_| full()), "podmetrics", accept)
 }
 
 /// Nodes; with a name, just that.
@@ -94,7 +95,7 @@ pub fn nodes(
     name: Option<&str>,
     accept: &str,
 ) -> Result<Response, Refusal> {
-    let none = BTreeMap::new();
+    let none = Labels::default();
     let of = |node: &str| labels.get(node).unwrap_or(&none);
     let found = store.nodes(|node| {
         name.is_none_or(|name| node == name) && ask.labels.matches(of(node)) && ask.fields.matches("", node)
@@ -106,34 +107,33 @@ pub fn nodes(
         times(&mut object, &moment);
         Some((object, sums, duration(moment.nanos)))
     });
-    respond(items.collect(), "NodeMetrics", name.map(str::to_owned), "nodemetrics", accept)
+    respond(items, "NodeMetrics", name.map(str::to_owned), "nodemetrics", accept)
 }
 
 fn respond(
-    items: Vec<Item>,
+    items: impl Iterator<Item = Item>,
     kind: &str,
     name: Option<String>,
     plural: &str,
     accept: &str,
 ) -> Result<Response, Refusal> {
     const VERSION: &str = "metrics.k8s.io/v1beta1";
+    let mut items = items.peekable();
     if let Some(name) = &name
-        && items.is_empty()
+        && items.peek().is_none()
     {
         return Err(Refusal::no_object(METRICS, plural, name));
     }
     if table::is_wanted(accept) {
-        return Ok(answer(table::of(&items).to_string()));
+        return Ok(answer(table::of(&items.collect::<Vec<_>>()).to_string()));
     }
-    let mut items = items.into_iter().map(|(object, ..)| object);
-    let body = match name {
+    let mut items = items.map(|(object, ..)| object);
+    Ok(answer(match name {
         Some(_) => {
             let mut object = items.next().unwrap_or_default();
             (object["kind"], object["apiVersion"]) = (kind.into(), VERSION.into());
-            object
+            object.to_string()
         }
-        None => json!({
-            "kind": format!("{kind}List"), "apiVersion": VERSION, "metadata": {}, "items": items.collect::<Vec<_>>()}),
-    };
-    Ok(answer(body.to_string()))
+        None => list(json!({"kind": format!("{kind}List"), "apiVersion": VERSION, "metadata": {}}), items),
+    }))
 }
