@@ -90,7 +90,7 @@ impl Ways {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        // There is a configuration for each connection, so that none is ever resumed; the room for it is 14 KB.
+        // There is a configuration for each connection, so that none is ever resumed; the room for it is 15 KB.
         config.resumption = Resumption::disabled();
         let mut http = HttpConnector::new();
         http.set_connect_timeout(Some(PATIENCE));
