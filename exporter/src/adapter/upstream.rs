@@ -17,7 +17,7 @@ use axum::{
     http::{Request, StatusCode, Uri, header::CONTENT_TYPE},
     response::{IntoResponse as _, Response},
 };
-use kube::{Client, client::Body};
+use kube::client::Body;
 use serde::Deserialize;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -28,7 +28,10 @@ use super::{
     flags, metric,
     refusal::Refusal,
 };
-use crate::{backoff::Backoff, kube::client::Way};
+use crate::{
+    backoff::Backoff,
+    kube::client::{Kept, Way},
+};
 
 /// How long an answer may take: the API server gives up after a minute.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,9 +47,7 @@ type Lists = HashMap<(&'static str, &'static str), Vec<Resource>>;
 
 /// The other adapter.
 pub struct Upstream {
-    way: Way,
-    /// Kept for as long as it gets answers: the next one reads again whom to trust.
-    client: Mutex<Option<Client>>,
+    client: Kept,
     lists: RwLock<Lists>,
     /// What is wrong with it: each is logged when it begins, and not for every question.
     trouble: Mutex<Trouble>,
@@ -81,10 +82,10 @@ impl Upstream {
         let (authorities, token) = (flags.upstream_ca.clone(), flags.upstream_token_file.clone());
         let names = ["--upstream", "--upstream-ca", "--upstream-token-file"];
         let way = Way::to_other(url.trim_end_matches('/').to_owned(), authorities, token, names)?;
+        let client = Kept::of(way, PATIENCE);
         // What cannot work is said at once.
-        way.client(PATIENCE)?;
-        let (client, lists, trouble) = (Mutex::default(), RwLock::default(), Mutex::new(Trouble::None));
-        let this = Arc::new(Self { way, client, lists, trouble });
+        client.client()?;
+        let this = Arc::new(Self { client, lists: RwLock::default(), trouble: Mutex::new(Trouble::None) });
         tokio::spawn(this.clone().look());
         Ok(Some(this))
     }
@@ -131,12 +132,7 @@ impl Upstream {
     }
 
     async fn ask(&self, path: &str) -> anyhow::Result<(StatusCode, Vec<u8>)> {
-        let lock = || self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lock().clone();
-        let client = match known {
-            Some(client) => client,
-            None => self.way.client(PATIENCE)?,
-        };
+        let client = self.client.client()?;
         let request = Request::get(path).header("accept", "application/json").body(Body::empty())?;
         let asked = async {
             let answer = client.send(request).await?;
@@ -145,7 +141,7 @@ impl Upstream {
             anyhow::Ok((status, body.to_vec()))
         };
         let answer = timeout(PATIENCE, asked).await.context("it takes too long").and_then(|answer| answer);
-        *lock() = answer.is_ok().then_some(client);
+        self.client.keep(answer.is_ok().then_some(client));
         answer
     }
 

@@ -140,30 +140,41 @@ impl Way {
     }
 }
 
-/// A client of the API server, kept for as long as it gets answers: the next one reads again whom to trust.
+/// A client, kept for as long as it gets answers: the next one reads again whom to trust.
 pub(crate) struct Kept {
-    api: config::Api,
+    way: Box<dyn Fn() -> anyhow::Result<Way> + Send + Sync>,
     patience: Duration,
     client: Mutex<Option<Client>>,
 }
 
 impl Kept {
-    /// Gives up when it hears nothing for so long.
+    /// Of the API server; gives up when it hears nothing for so long.
     pub(crate) fn new(api: config::Api, patience: Duration) -> Self {
-        Self { api, patience, client: Mutex::default() }
+        Self { way: Box::new(move || Way::to_api(&api)), patience, client: Mutex::default() }
+    }
+
+    /// Of another server.
+    pub(crate) fn of(way: Way, patience: Duration) -> Self {
+        Self { way: Box::new(move || Ok(way.clone())), patience, client: Mutex::default() }
+    }
+
+    /// The client; [`Self::keep`] says how it went.
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        let known = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        known.map_or_else(|| (self.way)()?.client(self.patience), Ok)
+    }
+
+    /// Keeps a client that got an answer, or none.
+    pub(crate) fn keep(&self, client: Option<Client>) {
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
     }
 
     /// Asks.
     pub(crate) async fn request<T: DeserializeOwned>(&self, request: Request<Vec<u8>>) -> anyhow::Result<T> {
-        let lock = || self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lock().clone();
-        let client = match known {
-            Some(client) => client,
-            None => Way::to_api(&self.api)?.client(self.patience)?,
-        };
+        let client = self.client()?;
         let answer = client.request(request).await;
         let is_alive = answer.is_ok() || matches!(&answer, Err(Error::Api(_)));
-        *lock() = is_alive.then_some(client);
+        self.keep(is_alive.then_some(client));
         Ok(answer?)
     }
 }

@@ -106,7 +106,7 @@ pub fn of_all(accept: &str, resources: &dyn Fn(&str, &str) -> Vec<Resource>) -> 
     }
     let items = GROUPS.iter().map(|(group, versions)| {
         let versions = versions.iter().map(|version| {
-            let resources = discovered(group, version, resources(group, version));
+            let resources = discovered(group, version, &resources(group, version));
             json!({"version": version, "resources": resources, "freshness": "Current"})
         });
         json!({"metadata": {"name": group, "creationTimestamp": null}, "versions": versions.collect::<Vec<_>>()})
@@ -119,11 +119,11 @@ pub fn of_all(accept: &str, resources: &dyn Fn(&str, &str) -> Vec<Resource>) -> 
 }
 
 /// The same resources as [`of_version`] has.
-fn discovered(group: &str, version: &str, resources: Vec<Resource>) -> Vec<Value> {
+fn discovered(group: &str, version: &str, resources: &[Resource]) -> Vec<Value> {
     let kind = |resource: &Resource| json!({"group": group, "version": version, "kind": resource.kind});
     let scope = |resource: &Resource| if resource.namespaced { "Namespaced" } else { "Cluster" };
     let (mut found, mut places) = (Vec::<Value>::new(), HashMap::new());
-    for resource in &resources {
+    for resource in resources {
         let Some((parent, part)) = resource.name.split_once('/') else {
             found.push(json!({
                 "resource": resource.name, "responseKind": kind(resource), "scope": scope(resource),
