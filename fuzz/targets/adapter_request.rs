@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use libfuzzer_sys::fuzz_target;
 use podmeter::adapter::{
     ask::Ask,
+    labels::Labels,
     metric::slug,
     selector::{Fields, Selector},
 };
@@ -13,11 +14,11 @@ use podmeter::adapter::{
 fuzz_target!(|text: &str| {
     if let Ok(ask) = Ask::of(text) {
         ask.attributes();
-        ask.labels.matches(&BTreeMap::from([("app".to_owned(), "web".to_owned())]));
+        ask.labels.matches(&Labels::from(BTreeMap::from([("app".to_owned(), "web".to_owned())])));
         ask.fields.matches("shop", "web-1");
     }
     if let Ok(selector) = Selector::parse(text) {
-        selector.matches(&BTreeMap::new());
+        selector.matches(&Labels::default());
         selector.json();
     }
     _ = Fields::parse(text);
