@@ -1,6 +1,16 @@
 //! The server: connections, and what they may hold.
 
-use std::{convert::Infallible, future::Future, io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use axum::{body::Body, http::Request};
 use hyper::{body::Incoming, service::service_fn};
@@ -13,14 +23,15 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
 };
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, info, warn};
 
 use super::{App, patient::Patient, serving::Serving};
 
-/// Open connections; further ones are closed as they come. Those of a few API servers, and of who asks directly.
+/// Open connections: those of a few API servers, and of who asks directly. When there are as many, the one that has been of no use for
+/// the longest is closed for the next: whoever opens many and asks nothing keeps nobody out.
 const CONNECTIONS: usize = 512;
 /// What one connection may ask at once.
 const STREAMS: u32 = 256;
@@ -43,20 +54,27 @@ pub async fn serve(
 ) {
     let serving = serving.map(Arc::new);
     let (stop, stopping) = watch::channel(());
-    let mut connections = JoinSet::new();
+    let (mut connections, mut uses) = (JoinSet::new(), Uses::default());
     let mut shutdown = pin!(shutdown);
     loop {
         let client = tokio::select! {
             client = listener.accept() => client,
             () = &mut shutdown => break,
         };
+        uses.retain();
         while connections.try_join_next().is_some() {}
         match client {
-            Ok(_) if connections.len() >= CONNECTIONS => {
-                debug!(limit = CONNECTIONS, "too many connections: one is closed");
-            }
             Ok((stream, _)) => {
-                connections.spawn(accepted(stream, serving.clone(), app.clone(), stopping.clone()));
+                if uses.0.len() >= CONNECTIONS && !uses.close_one() {
+                    debug!(
+                        limit = CONNECTIONS,
+                        "too many connections, and all are in use: a new one is closed"
+                    );
+                    continue;
+                }
+                let usage = Arc::new(Use::default());
+                let serve = accepted(stream, serving.clone(), app.clone(), usage.clone(), stopping.clone());
+                uses.0.push((connections.spawn(serve), usage));
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
@@ -76,20 +94,74 @@ pub async fn serve(
     }
 }
 
+/// What a connection is used for.
+#[derive(Debug)]
+struct Use {
+    /// How many requests are under way.
+    asked: AtomicUsize,
+    /// When the last one was answered, or when the connection was opened.
+    last: Mutex<Instant>,
+}
+
+impl Default for Use {
+    fn default() -> Self {
+        Self { asked: AtomicUsize::new(0), last: Mutex::new(Instant::now()) }
+    }
+}
+
+impl Use {
+    /// A request is under way, until what is returned is dropped.
+    fn begin(&self) -> impl Drop + use<'_> {
+        struct Asked<'a>(&'a Use);
+        impl Drop for Asked<'_> {
+            fn drop(&mut self) {
+                *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                self.0.asked.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        Asked(self)
+    }
+}
+
+/// The connections there are.
+#[derive(Debug, Default)]
+struct Uses(Vec<(AbortHandle, Arc<Use>)>);
+
+impl Uses {
+    /// Forgets those that have ended.
+    fn retain(&mut self) {
+        self.0.retain(|(task, _)| !task.is_finished());
+    }
+
+    /// Closes the one that has been without a request for the longest; false if there is none.
+    fn close_one(&mut self) -> bool {
+        let idle =
+            self.0.iter().enumerate().filter(|(_, (_, usage))| usage.asked.load(Ordering::Relaxed) == 0);
+        let last = |usage: &Use| *usage.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((at, _)) = idle.min_by_key(|(_, (_, usage))| last(usage)) else { return false };
+        self.0.swap_remove(at).0.abort();
+        true
+    }
+}
+
 async fn accepted(
     stream: TcpStream,
     serving: Option<Arc<Serving>>,
     app: Arc<App>,
+    usage: Arc<Use>,
     stopping: watch::Receiver<()>,
 ) {
     _ = stream.set_nodelay(true);
-    let Some(serving) = serving else { return connection(stream, Arc::default(), app, stopping).await };
+    let Some(serving) = serving else {
+        return connection(stream, Arc::default(), app, usage, stopping).await;
+    };
     let handshake = TlsAcceptor::from(serving.config()).accept(stream);
     match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => {
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let certificates: Arc<[CertificateDer<'static>]> = certificates.to_vec().into();
-            connection(stream, certificates, app, stopping).await;
+            connection(stream, certificates, app, usage, stopping).await;
         }
         Ok(Err(error)) => debug!(%error, "no TLS with a client"),
         Err(_) => debug!("a client did not shake hands in time"),
@@ -100,11 +172,15 @@ async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     certificates: Arc<[CertificateDer<'static>]>,
     app: Arc<App>,
+    usage: Arc<Use>,
     mut stopping: watch::Receiver<()>,
 ) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let (app, certificates) = (app.clone(), certificates.clone());
-        async move { Ok::<_, Infallible>(app.answer(&certificates, request.map(Body::new)).await) }
+        let (app, certificates, usage) = (app.clone(), certificates.clone(), usage.clone());
+        async move {
+            let _asked = usage.begin();
+            Ok::<_, Infallible>(app.answer(&certificates, request.map(Body::new)).await)
+        }
     });
     // A client that reads nothing would have us keep the answer for as long as it likes.
     let stream = TokioIo::new(Patient::new(stream, PATIENCE));
@@ -132,5 +208,28 @@ async fn connection(
                 connection.as_mut().graceful_shutdown();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_connections_the_one_is_closed_that_is_of_least_use() {
+        let mut uses = Uses::default();
+        for _ in 0..3 {
+            uses.0.push((tokio::spawn(std::future::pending::<()>()).abort_handle(), Arc::default()));
+        }
+        let all: Vec<_> = uses.0.iter().map(|(_, usage)| usage.clone()).collect();
+        // The first has just been answered, and the second asks.
+        drop(all[0].begin());
+        let asked = all[1].begin();
+        let is_there = |uses: &Uses, at: usize| uses.0.iter().any(|(_, usage)| Arc::ptr_eq(usage, &all[at]));
+        assert!(uses.close_one() && !is_there(&uses, 2));
+        assert!(uses.close_one() && !is_there(&uses, 0));
+        assert!(!uses.close_one() && is_there(&uses, 1), "nobody is cut off who asks");
+        drop(asked);
+        assert!(uses.close_one());
     }
 }
