@@ -32,6 +32,8 @@ use super::{ACCOUNT, trust::Anyone};
 use crate::config;
 
 const CONNECT: Duration = Duration::from_secs(10);
+/// After how long of silence the other end is asked whether it is there; twice that, and it is not.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Where someone is, whom to trust that it is they, and how they know us.
 #[derive(Clone, Debug)]
@@ -100,6 +102,10 @@ impl Way {
         let url: Uri = self.url.parse().with_context(|| format!("{} is no URL", self.url))?;
         let mut http = HttpConnector::new();
         http.set_connect_timeout(Some(CONNECT));
+        // Whose machine is gone says nothing, and a watch waits for long: the kernel asks whether it is still there.
+        http.set_keepalive(Some(KEEPALIVE));
+        http.set_keepalive_interval(Some(KEEPALIVE / 3));
+        http.set_keepalive_retries(Some(3));
         http.enforce_http(false);
         let https = HttpsConnectorBuilder::new().with_tls_config(self.tls()?);
         // Only who has no secret to tell.
