@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -13,7 +13,7 @@ use tracing::info;
 
 use super::{
     flags::{self, Adapter},
-    follow::{self, Ways},
+    follow::{self, Agent, Ways},
     store::Store,
 };
 use crate::kube::watch::{self, Change, Which};
@@ -34,9 +34,12 @@ struct Metadata {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Endpoint {
     #[serde(default)]
     addresses: Vec<String>,
+    #[serde(default)]
+    node_name: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -51,14 +54,19 @@ struct Port {
 const PORT: &str = "metrics";
 
 impl Slice {
-    fn urls(&self, scheme: &str) -> BTreeSet<String> {
+    fn agents(&self, scheme: &str) -> BTreeSet<Agent> {
         let ports = self.ports.as_deref().unwrap_or_default();
         let named = ports.iter().find(|port| port.name.as_deref() == Some(PORT));
         let Some(port) = named.or(ports.first()).and_then(|port| port.port) else { return BTreeSet::new() };
         // Those that are not ready are asked too: an agent is not ready while it has no probe, and tells what it can.
-        let addresses = self.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
-        let addresses = addresses.filter_map(|address| address.parse::<IpAddr>().ok());
-        addresses.map(|ip| format!("{scheme}://{}", std::net::SocketAddr::new(ip, port))).collect()
+        let addresses = self.endpoints.iter().flatten().flat_map(|endpoint| {
+            endpoint.addresses.iter().map(|address| (address.parse::<IpAddr>(), &endpoint.node_name))
+        });
+        let agents = addresses.filter_map(|(address, node)| {
+            let url = format!("{scheme}://{}", SocketAddr::new(address.ok()?, port));
+            Some(Agent { url, node: node.clone() })
+        });
+        agents.collect()
     }
 }
 
@@ -66,24 +74,24 @@ impl Slice {
 struct Followed {
     store: Arc<Store>,
     ways: Arc<Ways>,
-    tasks: BTreeMap<String, AbortHandle>,
+    tasks: BTreeMap<Agent, AbortHandle>,
 }
 
 impl Followed {
     /// These are all.
-    fn set(&mut self, urls: &BTreeSet<String>) {
-        self.tasks.retain(|url, task| {
-            let is_kept = urls.contains(url);
+    fn set(&mut self, agents: &BTreeSet<Agent>) {
+        self.tasks.retain(|agent, task| {
+            let is_kept = agents.contains(agent);
             if !is_kept {
-                info!(agent = url, "an agent is gone");
+                info!(agent = agent.url, "an agent is gone");
                 task.abort();
             }
             is_kept
         });
-        for url in urls {
-            if !self.tasks.contains_key(url) {
-                let task = tokio::spawn(follow::follow(url.clone(), self.ways.clone(), self.store.clone()));
-                self.tasks.insert(url.clone(), task.abort_handle());
+        for agent in agents {
+            if !self.tasks.contains_key(agent) {
+                let task = tokio::spawn(follow::follow(agent.clone(), self.ways.clone(), self.store.clone()));
+                self.tasks.insert(agent.clone(), task.abort_handle());
             }
         }
     }
@@ -98,7 +106,8 @@ pub async fn run(config: Adapter, store: Arc<Store>) -> anyhow::Result<()> {
     let ways = Arc::new(Ways::new(&config)?);
     let mut followed = Followed { store, ways, tasks: BTreeMap::new() };
     if !urls.is_empty() {
-        followed.set(&urls.iter().cloned().collect());
+        // Nobody says of which node they are.
+        followed.set(&urls.iter().map(|url| Agent { url: url.clone(), node: None }).collect());
         return std::future::pending().await;
     }
     let (namespace, name) = agent_service
@@ -120,7 +129,7 @@ pub async fn run(config: Adapter, store: Arc<Store>) -> anyhow::Result<()> {
             Change::Set(slice) => _ = slices.insert(slice.metadata.name.clone(), slice),
             Change::Gone(slice) => _ = slices.remove(&slice.metadata.name),
         }
-        followed.set(&slices.values().flat_map(|slice| slice.urls(scheme)).collect());
+        followed.set(&slices.values().flat_map(|slice| slice.agents(scheme)).collect());
     };
     watch::follow(&config.api, &which, apply).await;
     Ok(())
@@ -134,14 +143,17 @@ mod tests {
     fn endpoints_are_addresses_of_agents() {
         let slice: Slice = serde_json::from_value(serde_json::json!({
             "metadata": {"name": "s"}, "addressType": "IPv4",
-            "endpoints": [{"addresses": ["10.0.0.7"], "conditions": {"ready": false}}, {"addresses": ["fd00::1", "not an address"]}],
+            "endpoints": [{"addresses": ["10.0.0.7"], "nodeName": "node-1", "conditions": {"ready": false}}, {"addresses": ["fd00::1", "not an address"]}],
             "ports": [{"name": "other", "port": 1}, {"name": "metrics", "port": 9690}],
         }))
         .unwrap();
-        let urls: Vec<_> = slice.urls("https").into_iter().collect();
-        assert_eq!(urls, ["https://10.0.0.7:9690", "https://[fd00::1]:9690"]);
+        let agent =
+            |url: &str, node: Option<&str>| Agent { url: url.to_owned(), node: node.map(str::to_owned) };
+        let agents: Vec<_> = slice.agents("https").into_iter().collect();
+        let wanted = [agent("https://10.0.0.7:9690", Some("node-1")), agent("https://[fd00::1]:9690", None)];
+        assert_eq!(agents, wanted);
         let empty: Slice =
             serde_json::from_str(r#"{"metadata": {"name": "s"}, "endpoints": null, "ports": null}"#).unwrap();
-        assert!(empty.urls("http").is_empty());
+        assert!(empty.agents("http").is_empty());
     }
 }

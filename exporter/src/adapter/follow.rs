@@ -1,7 +1,7 @@
 //! One agent: asked for its stream, for as long as it is an agent of ours.
 
 use std::{
-    convert::Infallible,
+    collections::BTreeSet,
     fs,
     net::IpAddr,
     path::PathBuf,
@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -28,7 +28,11 @@ use tonic_prost::ProstCodec;
 use tower::{Service as _, service_fn};
 use tracing::{info, warn};
 
-use super::{flags::Adapter, store::Store};
+use super::{
+    flags::Adapter,
+    pod::is_name,
+    store::{Store, lock},
+};
 use crate::{
     backoff::Backoff,
     kube::client::authorities,
@@ -42,6 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait after a failure, at first and at most; each time between half of it and all.
 const WAIT: Duration = Duration::from_millis(500);
 const WAIT_MOST: Duration = Duration::from_secs(10);
+/// Of how many kinds of failure is told, until an agent has been well for a while.
+const ERRORS: usize = 8;
 /// No node tells more at once.
 const MOST: usize = 32 << 20;
 /// How much of what an agent says may wait for us, bytes: it waits itself before it says more. Thousands may speak at once.
@@ -126,27 +132,54 @@ impl Ways {
     }
 }
 
+/// An agent, and the node that it is on, where the cluster says so: it speaks for no other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Agent {
+    /// Where it is.
+    pub url: String,
+    /// Its node.
+    pub node: Option<String>,
+}
+
 /// Follows an agent until the task is ended.
-pub async fn follow(url: String, ways: Arc<Ways>, store: Arc<Store>) {
-    let (mut backoff, mut said) = (Backoff::new(WAIT, WAIT_MOST), String::new());
+pub async fn follow(agent: Agent, ways: Arc<Ways>, store: Arc<Store>) {
+    let (mut backoff, mut said) = (Backoff::new(WAIT, WAIT_MOST), Said::default());
     loop {
-        let mut has_told = false;
-        let Err(error) = stream(&url, &ways, &store, &mut has_told).await;
-        if has_told {
+        let begin = Instant::now();
+        let ended = stream(&agent, &ways, &store, &mut said).await;
+        // One that tells for a moment, and then nonsense, or nothing, is no news each time that it does so.
+        if said.is_told && begin.elapsed() >= WAIT_MOST {
             backoff.reset();
-            said.clear();
+            said = Said::default();
         }
-        let message = format!("{error:#}");
-        if message != said {
-            warn!(agent = url, "no news of an agent: {message}");
-            said = message;
+        match ended {
+            // Its turn has come.
+            Ok(()) => continue,
+            Err(error) => {
+                let message = format!("{error:#}");
+                if said.errors.len() < ERRORS && said.errors.insert(message.clone()) {
+                    warn!(agent = agent.url, "no news of an agent: {message}");
+                }
+            }
         }
         backoff.pause().await;
     }
 }
 
-/// A stream, until it fails.
-async fn stream(url: &str, ways: &Ways, store: &Store, has_told: &mut bool) -> anyhow::Result<Infallible> {
+/// What was said of an agent, so that it is said once.
+#[derive(Default)]
+struct Said {
+    /// That it tells of its node.
+    is_told: bool,
+    /// Why it does not.
+    errors: BTreeSet<String>,
+    /// Who tells of its node instead.
+    other: Option<String>,
+}
+
+/// A stream, until it fails, or until it would be heard where another agent was.
+async fn stream(agent: &Agent, ways: &Ways, store: &Store, said: &mut Said) -> anyhow::Result<()> {
+    let url = &*agent.url;
     let channel = ways.connect(url).await.context("cannot connect")?;
     let mut client = Grpc::new(channel).max_decoding_message_size(MOST);
     client.ready().await?;
@@ -168,22 +201,50 @@ async fn stream(url: &str, ways: &Ways, store: &Store, has_told: &mut bool) -> a
     let mut updates = asked.await.context("no answer in time")??.into_inner();
     // A connection of which the other end is gone is silent for ever.
     let silence = PATIENCE.max(4 * ways.interval);
-    let number = number();
-    let mut node = None;
-    loop {
+    let mut next = async || {
         let update = timeout(silence, updates.message()).await.context("it says nothing any more")??;
-        let Some(update) = update else { bail!("it has hung up") };
-        let node = match &node {
-            Some(node) => node,
-            None => {
-                ensure!(update.full, "a stream does not begin with everything");
-                ensure!(is_name(&update.node), "a node has no name");
-                info!(agent = url, node = update.node, "an agent tells of its node");
-                node.insert(store.node(&update.node))
-            }
-        };
-        store.apply(node, number, update).context("it says what no agent says")?;
-        *has_told = true;
+        update.context("it has hung up")
+    };
+    let mut update = next().await?;
+    ensure!(update.full, "a stream does not begin with everything");
+    ensure!(is_name(&update.node), "a node has no name");
+    if let Some(node) = agent.node.as_ref().filter(|node| **node != update.node) {
+        let says = &update.node;
+        bail!(
+            "it says that it is of the node {says:?}, and its endpoint is of {node:?}: is its NODE_NAME right?"
+        );
+    }
+    let (number, name) = (number(), update.node.clone());
+    let node = store.node(&name);
+    // Whom the stream belongs to, for as long as there is the stream.
+    let speaker: Arc<str> = url.into();
+    loop {
+        let handed = lock(&node).hand_to(&speaker);
+        let Err(other) = handed else { break };
+        // A name, and not what it is known by that it speaks.
+        let other = other.to_string();
+        if said.other.as_ref() != Some(&other) {
+            warn!(
+                agent = url,
+                node = name,
+                other,
+                "another agent tells of this node: not listening to this one while it does"
+            );
+            said.other = Some(other);
+        }
+        next().await?;
+        if lock(&node).is_free() {
+            return Ok(());
+        }
+    }
+    said.other = None;
+    loop {
+        store.apply(&node, number, update).context("it says what no agent says")?;
+        if !said.is_told {
+            info!(agent = url, node = name, "an agent tells of its node");
+            said.is_told = true;
+        }
+        update = next().await?;
     }
 }
 
@@ -193,12 +254,6 @@ fn is_private(url: &str) -> bool {
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     url.scheme_str() == Some("https") || is_here
-}
-
-/// Whether a node may be called so.
-fn is_name(name: &str) -> bool {
-    (1..=253).contains(&name.len())
-        && name.chars().all(|char| char.is_ascii_alphanumeric() || matches!(char, '-' | '.'))
 }
 
 #[cfg(test)]
@@ -215,10 +270,5 @@ mod tests {
         for url in ["http://10.0.0.7:9690", "http://[fd00::1]:9690", "http://agent:9690", ""] {
             assert!(!is_private(url), "{url}");
         }
-    }
-
-    #[test]
-    fn nodes_have_names() {
-        assert!(is_name("node-1.example") && !is_name("") && !is_name("a b") && !is_name(&"x".repeat(254)));
     }
 }

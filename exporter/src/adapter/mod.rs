@@ -17,6 +17,7 @@ pub mod metric;
 pub mod node;
 pub mod objects;
 mod patient;
+pub mod pod;
 pub mod prometheus;
 pub mod refusal;
 pub mod sample;

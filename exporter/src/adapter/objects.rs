@@ -10,7 +10,7 @@ use kube::Error;
 use serde_json::Value;
 use tracing::warn;
 
-use super::{node::About, refusal::Refusal};
+use super::{pod::About, refusal::Refusal};
 use crate::{
     config::Api,
     kube::{client::Kept, remembered::Remembered},

@@ -303,7 +303,7 @@ mod tests {
     }
 
     fn used(store: &Store) -> Vec<(String, Total)> {
-        let read = |node: &crate::adapter::node::Node, pod: &crate::adapter::node::Pod| {
+        let read = |node: &crate::adapter::node::Node, pod: &crate::adapter::pod::Pod| {
             let mut total = Total::default();
             node.add(pod, &mut total, &|_| true).then_some((total.nanos, total))
         };

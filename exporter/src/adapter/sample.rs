@@ -7,8 +7,11 @@ use exporter_ebpf::histogram::BUCKETS;
 
 use crate::stream::message::{self, Usage};
 
+/// No route has a longer name, bytes.
+const LONGEST: usize = 4096;
+
 /// A number that may be unknown, in eight bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Known(Option<NonZeroU64>);
 
 impl From<Option<u64>> for Known {
@@ -90,6 +93,7 @@ impl Http {
     fn new(told: message::Http, before: Option<&Self>) -> anyhow::Result<Self> {
         let routes = told.routes.into_iter().enumerate().map(|(at, route)| {
             let message::Route { route: name, requests, errors, duration } = route;
+            ensure!(name.len() <= LONGEST, "the name of a route has {} bytes", name.len());
             let before = before.and_then(|before| before.route(&name, at));
             let known = before.and_then(|before| before.duration.as_ref());
             let duration = duration.map(|duration| Histogram::new(duration, known)).transpose()?;

@@ -1,13 +1,17 @@
 //! Everything that agents have told, and whose it is.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
+use tracing::warn;
+
 use super::{
-    node::{About, Moment, Node},
+    node::{Moment, Node},
+    pod::{About, Pod},
     total::Total,
     window::Span,
 };
@@ -15,6 +19,9 @@ use crate::stream::message::Update;
 
 /// How long a node is remembered whose agent is silent: if the same agent comes back, its windows go on.
 const REMEMBERED: Duration = Duration::from_secs(120);
+
+/// How many pods are remembered of which two agents tell, so that it is said once.
+const CONTESTED: usize = 10_000;
 
 /// A node that several may ask while its agent tells.
 pub type Shared = Arc<Mutex<Node>>;
@@ -30,6 +37,8 @@ pub struct Store {
     nodes: RwLock<ByNode>,
     /// The nodes that have pods of a namespace.
     namespaces: RwLock<BTreeMap<String, ByNode>>,
+    /// The pods of which was said that agents of two nodes tell of them.
+    contested: Mutex<BTreeSet<String>>,
 }
 
 /// What is known of a pod at one moment.
@@ -44,6 +53,14 @@ pub struct Reading<T> {
     since: Instant,
 }
 
+impl<T> Reading<T> {
+    /// Of two pods of one name the one that was made later is the one that there is; where nobody says when they were made, the one
+    /// that was heard of later.
+    fn age(&self) -> impl Ord + use<T> {
+        Reverse((self.about.created, self.since))
+    }
+}
+
 /// Locks a node.
 pub fn lock(node: &Shared) -> MutexGuard<'_, Node> {
     node.lock().unwrap_or_else(PoisonError::into_inner)
@@ -52,7 +69,13 @@ pub fn lock(node: &Shared) -> MutexGuard<'_, Node> {
 impl Store {
     /// Knows nothing yet.
     pub fn new(window: Duration, age: Duration) -> Self {
-        Self { span: Span::new(window), age, nodes: RwLock::default(), namespaces: RwLock::default() }
+        Self {
+            span: Span::new(window),
+            age,
+            nodes: RwLock::default(),
+            namespaces: RwLock::default(),
+            contested: Mutex::default(),
+        }
     }
 
     /// The node of this name, made if it is new.
@@ -116,11 +139,7 @@ impl Store {
 
     /// Whether any agent has reported of late.
     pub fn has_data(&self) -> bool {
-        self.shared(None).iter().any(|node| self.is_fresh(&lock(node)))
-    }
-
-    fn is_fresh(&self, node: &Node) -> bool {
-        node.heard().elapsed() <= self.age
+        self.shared(None).iter().any(|node| lock(node).is_fresh(self.age))
     }
 
     /// What pods used, by namespace and name: of those whom `wants` says yes to, and of whom `read` knows it.
@@ -128,12 +147,12 @@ impl Store {
         &self,
         namespace: Option<&str>,
         wants: impl Fn(&About) -> bool,
-        read: impl Fn(&Node, &super::node::Pod) -> Option<(u64, T)>,
+        read: impl Fn(&Node, &Pod) -> Option<(u64, T)>,
     ) -> Vec<Reading<T>> {
         let mut readings = Vec::new();
         for shared in self.shared(namespace) {
             let node = lock(&shared);
-            if !self.is_fresh(&node) {
+            if !node.is_fresh(self.age) {
                 continue;
             }
             let wanted = node.pods().filter(|pod| {
@@ -147,11 +166,37 @@ impl Store {
         }
         // A pod that was made anew under its name may still be on the node that it left: the newer one counts.
         let key = |reading: &Reading<T>| (reading.about.namespace.clone(), reading.about.name.clone());
-        readings.sort_by_cached_key(|reading| (key(reading), std::cmp::Reverse(reading.since)));
-        readings.dedup_by(|one, other| {
-            one.about.name == other.about.name && one.about.namespace == other.about.namespace
+        readings.sort_by_cached_key(|reading| (key(reading), reading.age()));
+        let mut contested = BTreeSet::new();
+        readings.dedup_by(|other, one| {
+            let is_same = one.about.name == other.about.name && one.about.namespace == other.about.namespace;
+            if is_same && one.about.uid == other.about.uid {
+                contested.insert(one.about.uid.clone());
+            }
+            is_same
         });
+        if !contested.is_empty() {
+            // A pod is on one node for as long as it lives: what the other agent says is not so, and nobody knows which one that is.
+            readings.retain(|reading| !contested.contains(&reading.about.uid));
+            self.tell_of(&contested);
+        }
         readings
+    }
+
+    /// Says once which pods two agents tell of.
+    fn tell_of(&self, contested: &BTreeSet<String>) {
+        let mut told = self.contested.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() > CONTESTED {
+            told.clear();
+        }
+        let new: Vec<_> = contested.iter().filter(|uid| told.insert((*uid).clone())).collect();
+        if let Some(first) = new.first() {
+            warn!(
+                pods = new.len(),
+                uid = first,
+                "agents of two nodes tell of the same pods: these are absent"
+            );
+        }
     }
 
     /// What nodes used, by name.
@@ -159,7 +204,7 @@ impl Store {
         let nodes = self.shared(None);
         let fresh = nodes.iter().filter_map(|shared| {
             let node = lock(shared);
-            if !self.is_fresh(&node) || !wants(&node.name) {
+            if !node.is_fresh(self.age) || !wants(&node.name) {
                 return None;
             }
             let total = node.host()?;
@@ -175,5 +220,78 @@ fn forget(namespaces: &mut BTreeMap<String, ByNode>, namespace: &str, node: &str
         if nodes.is_empty() {
             namespaces.remove(namespace);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::message::{self, Usage};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// What the pod `web` uses, as told by the agents of these nodes: each says when it was made, its uid, and how many cores.
+    fn used(told: &[(&str, Option<u64>, &str, u64)]) -> Vec<f64> {
+        let store = Store::new(Duration::from_secs(10), Duration::from_secs(60));
+        for (stream, (node, created, uid, cores)) in (1..).zip(told) {
+            let container = message::Container {
+                number: 2,
+                name: "app".to_owned(),
+                id: "run".to_owned(),
+                ..message::Container::default()
+            };
+            let pod = message::Pod {
+                number: 1,
+                uid: (*uid).to_owned(),
+                namespace: "shop".to_owned(),
+                name: "web".to_owned(),
+                containers: vec![container],
+                created: *created,
+                ..message::Pod::default()
+            };
+            let usage = |cpu| vec![Usage { number: 2, cpu: Some(cpu), ..Usage::default() }];
+            let node = store.node(node);
+            let first = Update {
+                full: true,
+                instance: 7,
+                nanos: SECOND,
+                pods: vec![pod],
+                usages: usage(0),
+                ..Update::default()
+            };
+            store.apply(&node, stream, first).unwrap();
+            let second = Update {
+                instance: 7,
+                nanos: 11 * SECOND,
+                usages: usage(cores * 10 * SECOND),
+                ..Update::default()
+            };
+            store.apply(&node, stream, second).unwrap();
+        }
+        let read = |node: &Node, pod: &Pod| {
+            let mut total = Total::default();
+            node.add(pod, &mut total, &|_| true).then(|| (total.nanos, total.cpu().unwrap()))
+        };
+        store.pods(Some("shop"), |_| true, read).into_iter().map(|reading| reading.used).collect()
+    }
+
+    #[test]
+    fn of_two_pods_of_one_name_the_one_counts_that_was_made_later() {
+        let (old, new) = (("a", Some(100), "u-1", 1), ("b", Some(200), "u-2", 2));
+        assert_eq!(used(&[old, new]), [2.0]);
+        // The agent of the node that it left was started anew since.
+        assert_eq!(used(&[new, old]), [2.0]);
+        // An agent that does not say when, as of before: whoever says so is believed first, and then whoever told of it later.
+        assert_eq!(used(&[new, ("a", None, "u-1", 1)]), [2.0]);
+        assert_eq!(used(&[("b", None, "u-2", 2), ("a", None, "u-1", 1)]), [1.0]);
+    }
+
+    #[test]
+    fn a_pod_of_two_nodes_is_absent() {
+        assert!(used(&[("a", Some(100), "u-1", 1), ("b", Some(100), "u-1", 2)]).is_empty());
+        assert!(used(&[("a", Some(100), "u-1", 1), ("b", Some(900), "u-1", 2)]).is_empty());
+        // Of one that there was before, it does not matter.
+        let contested = [("a", Some(100), "u-1", 1), ("b", Some(100), "u-1", 1), ("c", Some(200), "u-2", 3)];
+        assert_eq!(used(&contested), [3.0]);
     }
 }

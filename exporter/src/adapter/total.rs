@@ -36,16 +36,14 @@ impl Default for Counts {
 impl Counts {
     /// Adds what came between two states of a histogram.
     pub fn add(&mut self, from: Option<&Histogram>, to: &Histogram) {
-        let mut each = |histogram: &Histogram, apply: fn(u64, u64) -> u64| {
-            for (bucket, count) in histogram.counts() {
-                if let Some(sum) = self.0.get_mut(bucket) {
-                    *sum = apply(*sum, count);
-                }
+        let mut before = from.into_iter().flat_map(Histogram::counts).peekable();
+        for (bucket, count) in to.counts() {
+            // Both are in order. A bucket that has fewer than before takes nothing away from what others had.
+            while before.next_if(|(earlier, _)| *earlier < bucket).is_some() {}
+            let known = before.next_if(|(same, _)| *same == bucket).map_or(0, |(_, count)| count);
+            if let Some(sum) = self.0.get_mut(bucket) {
+                *sum = sum.saturating_add(count.saturating_sub(known));
             }
-        };
-        each(to, u64::saturating_add);
-        if let Some(from) = from {
-            each(from, u64::saturating_sub);
         }
     }
 
@@ -260,6 +258,16 @@ mod tests {
             // A bucket is 2^(1/8) wide.
             prop_assert!((exact / 1.0906..=exact * 1.0906).contains(&found), "{} for {}", found, exact);
         }
+    }
+
+    #[test]
+    fn who_has_counted_back_takes_nothing_away_from_others() {
+        let mut counts = Counts::default();
+        counts.add(None, &histogram(&[5_000_000_000; 7]));
+        let only = counts.clone();
+        counts.add(Some(&histogram(&[5_000_000_000; 3])), &histogram(&[5_000_000_000; 2]));
+        counts.add(Some(&histogram(&[5_000_000_000; 3])), &histogram(&[]));
+        assert_eq!(counts, only);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::quantity;
@@ -67,6 +68,8 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
     /// Kind and name of who made it.
     pub owner: Option<(String, String)>,
+    /// When it was made, in seconds since 1970, where the source knows it.
+    pub created: Option<u64>,
 }
 
 impl Pod {
@@ -102,6 +105,8 @@ struct Metadata {
     annotations: BTreeMap<String, String>,
     #[serde(default)]
     owner_references: Vec<Owner>,
+    #[serde(default)]
+    creation_timestamp: Option<Time>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -217,6 +222,7 @@ impl From<Manifest> for Pod {
             owner: owner(&metadata),
             containers: containers.collect(),
             sandboxes: Vec::new(),
+            created: metadata.creation_timestamp.and_then(|time| time.0.as_second().try_into().ok()),
             uid: metadata.uid,
             namespace: metadata.namespace,
             name: metadata.name,

@@ -143,6 +143,7 @@ impl Frame {
             owner_kind,
             owner_name,
             containers,
+            created: pod.created,
         };
         self.pods.insert(pod.uid.clone(), Described(described));
     }

@@ -71,6 +71,10 @@ pub struct Pod {
     /// Every container of the pod that runs now and is not ephemeral nor one that only prepares the pod.
     #[prost(message, repeated, tag = "8")]
     pub containers: Vec<Container>,
+    /// When it was made, by the API server's clock, in seconds since 1970; agents of before say nothing of it. Of two pods of one
+    /// name the later one is the one that there is.
+    #[prost(uint64, optional, tag = "9")]
+    pub created: Option<u64>,
 }
 
 /// A container of a pod.

@@ -7,7 +7,8 @@ use super::{date, json as answer, quantity};
 use crate::adapter::{
     ask::Ask,
     metric::{self, Metric},
-    node::{About, Moment},
+    node::Moment,
+    pod::About,
     refusal::Refusal,
     selector::Selector,
     store::{Reading, Store},

@@ -10,7 +10,7 @@ fn pod(value: serde_json::Value) -> Pod {
 fn every_kind_of_container_is_told_apart() {
     let id = |digit: &str| format!("containerd://{}", digit.repeat(64));
     let pod = pod(json!({
-        "metadata": {"name": "web-1", "namespace": "shop", "uid": "u-1", "unknown": [1]},
+        "metadata": {"name": "web-1", "namespace": "shop", "uid": "u-1", "unknown": [1], "creationTimestamp": "2026-01-02T03:04:05Z"},
         "spec": {
             "initContainers": [{"name": "setup", "image": "a"}, {"name": "proxy", "restartPolicy": "Always"}],
             "containers": [{"name": "app", "image": "app:1", "resources": {
@@ -34,6 +34,7 @@ fn every_kind_of_container_is_told_apart() {
     assert_eq!(app.requests, Resources { cpu: Some(0.25), memory: Some(67_108_864.0) });
     assert_eq!(app.limits, Resources { cpu: None, memory: Some(134_217_728.0) });
     assert_eq!((&*pod.cgroup_uid, &*pod.namespace, &*pod.name), ("u-1", "shop", "web-1"));
+    assert_eq!(pod.created, Some(1_767_323_045));
 }
 
 #[test]
@@ -49,8 +50,10 @@ fn a_pod_that_does_not_run_yet_has_no_ids() {
 #[test]
 fn a_static_pod_has_the_uid_of_its_configuration_in_its_paths() {
     let hash = "0123456789abcdef0123456789abcdef";
-    let pod = pod(json!({"metadata": {"name": "etcd-node1", "namespace": "kube-system", "uid": "mirror",
-        "annotations": {"kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash}}}));
+    let pod = pod(
+        json!({"metadata": {"name": "etcd-node1", "namespace": "kube-system", "uid": "mirror", "creationTimestamp": null,
+        "annotations": {"kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash}}}),
+    );
     assert_eq!((&*pod.uid, &*pod.cgroup_uid), ("mirror", hash));
 }
 
