@@ -7,12 +7,15 @@ use std::{
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use axum::{body::Body, http::Request};
+use axum::{
+    body::Body,
+    http::{Request, StatusCode},
+};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -22,7 +25,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Notify, watch},
     task::{AbortHandle, JoinSet},
 };
 use tokio_rustls::TlsAcceptor;
@@ -99,13 +102,23 @@ pub async fn serve(
 struct Use {
     /// How many requests are under way.
     asked: AtomicUsize,
+    /// Whether there ever was one.
+    is_used: AtomicBool,
     /// When the last one was answered, or when the connection was opened.
     last: Mutex<Instant>,
+    /// There was no answer to be had. An API server keeps to its connection: it is to open another, which may lead to a replica that
+    /// knows more.
+    is_in_vain: Notify,
 }
 
 impl Default for Use {
     fn default() -> Self {
-        Self { asked: AtomicUsize::new(0), last: Mutex::new(Instant::now()) }
+        Self {
+            asked: AtomicUsize::new(0),
+            is_used: AtomicBool::new(false),
+            last: Mutex::new(Instant::now()),
+            is_in_vain: Notify::new(),
+        }
     }
 }
 
@@ -120,6 +133,7 @@ impl Use {
             }
         }
         self.asked.fetch_add(1, Ordering::Relaxed);
+        self.is_used.store(true, Ordering::Relaxed);
         Asked(self)
     }
 }
@@ -175,11 +189,16 @@ async fn connection(
     usage: Arc<Use>,
     mut stopping: watch::Receiver<()>,
 ) {
+    let over = usage.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (app, certificates, usage) = (app.clone(), certificates.clone(), usage.clone());
         async move {
             let _asked = usage.begin();
-            Ok::<_, Infallible>(app.answer(&certificates, request.map(Body::new)).await)
+            let answer = app.answer(&certificates, request.map(Body::new)).await;
+            if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+                usage.is_in_vain.notify_one();
+            }
+            Ok::<_, Infallible>(answer)
         }
     });
     // A client that reads nothing would have us keep the answer for as long as it likes.
@@ -194,7 +213,14 @@ async fn connection(
         .keep_alive_interval(PING)
         .keep_alive_timeout(PATIENCE);
     let mut connection = pin!(builder.serve_connection(stream, service));
-    let mut stopped = false;
+    let (mut stopped, mut is_new) = (false, true);
+    let mut unused = pin!(tokio::time::sleep(PATIENCE));
+    let mut is_over = pin!(async {
+        tokio::select! {
+            _ = stopping.changed() => (),
+            () = over.is_in_vain.notified() => (),
+        }
+    });
     loop {
         tokio::select! {
             result = connection.as_mut() => {
@@ -203,7 +229,15 @@ async fn connection(
                 }
                 return;
             }
-            _ = stopping.changed(), if !stopped => {
+            // hyper waits without an end for a client to say which HTTP it speaks.
+            () = &mut unused, if is_new => {
+                is_new = false;
+                if !over.is_used.load(Ordering::Relaxed) {
+                    debug!("a client asked nothing in time");
+                    return;
+                }
+            }
+            () = &mut is_over, if !stopped => {
                 stopped = true;
                 connection.as_mut().graceful_shutdown();
             }
