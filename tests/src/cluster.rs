@@ -197,6 +197,24 @@ impl Cluster {
         ["crt", "key"].map(|kind| self.directory.path().join(format!("{name}.{kind}")))
     }
 
+    /// As [`Self::client_certificate`], of a certificate that expires at once; it is for a server on loopback as well.
+    ///
+    /// # Panics
+    /// Without openssl.
+    pub fn expired_certificate(&self, authority: &str, name: &str, subject: &str) -> [PathBuf; 2] {
+        keys::expired(&self.directory, authority, name, subject);
+        ["crt", "key"].map(|kind| self.directory.path().join(format!("{name}.{kind}")))
+    }
+
+    /// Makes another authority, beside the others; its certificate.
+    ///
+    /// # Panics
+    /// Without openssl.
+    pub fn make_authority(&self, name: &str) -> PathBuf {
+        keys::authority(self.directory.path(), name);
+        self.directory.path().join(format!("{name}.crt"))
+    }
+
     /// What is at a path, in a form that a client prefers.
     ///
     /// # Panics

@@ -61,6 +61,11 @@ impl Agents {
         Ok(this)
     }
 
+    /// The port of all of them. An agent's number is the end of the address that it is asked at, whichever that is.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where an agent is.
     pub fn url(&self, number: u16) -> String {
         let [high, low] = number.to_be_bytes();

@@ -1,7 +1,8 @@
 //! A certificate authority of the adapter's own, where nobody gives it a certificate: in a Secret, so that its replicas share it.
 //!
 //! Each replica signs itself a certificate by it, anew when two thirds of its time are over, and sees to it that the APIServices
-//! that are served here trust the authority. Whoever deletes the Secret gets a new authority.
+//! that are served here trust the authority. Whoever deletes the Secret gets a new authority: the API server trusts it before anyone
+//! serves by it, and the one before for as long as a replica may.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +22,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -35,7 +36,11 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const AUTHORITY: Duration = DAY.saturating_mul(3650);
 const CERTIFICATE: Duration = DAY.saturating_mul(30);
 /// How often is looked whether all is as it should be.
-const LOOK: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_secs(5);
+/// For how long the API server trusts an authority that another took the place of: until every replica has looked.
+const OVERLAP: Duration = Duration::from_secs(60);
+/// Longer than this no bundle is that is kept beside our own authority, bytes.
+const BUNDLE: usize = 64 << 10;
 const RETRY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
 const NAME: &str = "podmeter adapter";
@@ -88,6 +93,22 @@ impl Authority {
         Ok(Self { certificate: authority_params().self_signed(&key)?.pem(), key: key.serialize_pem() })
     }
 
+    /// Whom is to be trusted instead of those who are now; none if that is well. Beside us whoever was trusted before, unless it is to
+    /// be us `alone`.
+    fn bundle(&self, trusted: &[u8], alone: bool) -> Option<String> {
+        let own = &self.certificate;
+        let others = std::str::from_utf8(trusted).ok().filter(|others| {
+            let mut certificates = CertificateDer::pem_slice_iter(trusted).peekable();
+            others.len() <= BUNDLE && certificates.peek().is_some() && certificates.all(|one| one.is_ok())
+        });
+        match others {
+            Some(others) if others == own => None,
+            Some(others) if !alone && others.contains(own.trim()) => None,
+            Some(others) if !alone => Some(format!("{}\n{others}", own.trim())),
+            _ => Some(own.clone()),
+        }
+    }
+
     /// Signs a certificate for a server of these names.
     ///
     /// # Errors
@@ -96,6 +117,8 @@ impl Authority {
         let issuer = Issuer::new(authority_params(), KeyPair::from_pem(&self.key)?);
         let key = KeyPair::generate()?;
         let mut params = params(CERTIFICATE);
+        // Authorities have one name; by this it is known which of two that are trusted has signed.
+        params.use_authority_key_identifier_extension = true;
         params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
         params.distinguished_name.push(DnType::CommonName, names.first().map_or(NAME, |name| name));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -185,21 +208,29 @@ impl Keeper {
         receiver
     }
 
-    async fn keep(self, mut authority: Authority, leaf: watch::Sender<Arc<Leaf>>) {
-        let mut signed = Instant::now();
+    async fn keep(self, mut signer: Authority, leaf: watch::Sender<Arc<Leaf>>) {
+        let (mut signed, mut authority, mut since) = (Instant::now(), signer.clone(), Instant::now());
         loop {
             let looked = async {
                 let client = self.client()?;
                 let now = self.authority(&client).await?;
-                if now != authority || signed.elapsed() > CERTIFICATE * 2 / 3 {
-                    leaf.send_replace(Arc::new(now.sign(&self.names())?));
-                    (authority, signed) = (now, Instant::now());
+                let is_new = now != authority;
+                if is_new {
+                    info!("there is another authority: the API server is to trust it before it signs");
+                    (authority, since) = (now, Instant::now());
+                }
+                self.be_trusted(&client, &authority, since.elapsed() > OVERLAP).await?;
+                // The API server needs a moment to see whom to trust.
+                if !is_new && (authority != signer || signed.elapsed() > CERTIFICATE * 2 / 3) {
+                    leaf.send_replace(Arc::new(authority.sign(&self.names())?));
+                    (signer, signed) = (authority.clone(), Instant::now());
                     info!("signed a new certificate");
                 }
-                self.be_trusted(&client, &authority).await
+                anyhow::Ok(is_new)
             };
             let wait = match looked.await {
-                Ok(()) => LOOK,
+                Ok(false) => LOOK,
+                Ok(true) => RETRY,
                 Err(error) => {
                     warn!("cannot keep our certificate current: {error:#}");
                     RETRY
@@ -209,9 +240,9 @@ impl Keeper {
         }
     }
 
-    /// Has the API server trust the authority, for the APIs that are served here: not for what another serves.
-    async fn be_trusted(&self, client: &Client, authority: &Authority) -> anyhow::Result<()> {
-        let bundle = serde_json::to_value(ByteString(authority.certificate.clone().into_bytes()))?;
+    /// Has the API server trust the authority, for the APIs that are served here: not for what another serves. `alone` if no replica
+    /// can go by another any more.
+    async fn be_trusted(&self, client: &Client, authority: &Authority, alone: bool) -> anyhow::Result<()> {
         for name in registered() {
             const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
             let read = Request::get(format!("{SERVICES}/{name}")).body(Vec::new())?;
@@ -227,8 +258,11 @@ impl Keeper {
                 warn!(name, %service, "this API is served by another, and left alone");
                 continue;
             }
-            if object["spec"]["caBundle"] != bundle {
-                let change = Patch::Merge(json!({"spec": {"caBundle": bundle}}));
+            let trusted: Option<ByteString> = serde_json::from_value(object["spec"]["caBundle"].clone())?;
+            if let Some(bundle) = authority.bundle(&trusted.unwrap_or_default().0, alone) {
+                let bundle = ByteString(bundle.into_bytes());
+                let change =
+                    Patch::Merge(json!({"spec": {"caBundle": bundle, "insecureSkipTLSVerify": false}}));
                 let patch = Make::new(SERVICES).patch(&name, &PatchParams::default(), &change)?;
                 client
                     .request::<Value>(patch)
@@ -252,7 +286,7 @@ fn registered() -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use rustls_pki_types::{ServerName, UnixTime, pem::PemObject as _};
+    use rustls_pki_types::{ServerName, UnixTime};
     use tokio_rustls::rustls::{
         RootCertStore,
         client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
@@ -278,6 +312,29 @@ mod tests {
         assert!(!trusts("other.podmeter.svc", UnixTime::now()));
         let later = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap() + 2 * CERTIFICATE;
         assert!(!trusts("adapter.podmeter.svc", UnixTime::since_unix_epoch(later)));
+    }
+
+    #[test]
+    fn who_was_trusted_before_is_for_a_while() {
+        let [old, new] = [(); 2].map(|()| Authority::new().unwrap());
+        let begun = new.bundle(b"", false).unwrap();
+        assert_eq!(begun, new.certificate);
+        assert_eq!(new.bundle(begun.as_bytes(), false), None);
+        assert_eq!(new.bundle(begun.as_bytes(), true), None);
+        let both = new.bundle(old.certificate.as_bytes(), false).unwrap();
+        let certificates: Vec<_> =
+            CertificateDer::pem_slice_iter(both.as_bytes()).map(Result::unwrap).collect();
+        let wanted =
+            [&new, &old].map(|one| CertificateDer::from_pem_slice(one.certificate.as_bytes()).unwrap());
+        assert_eq!(certificates, wanted);
+        assert_eq!(new.bundle(both.as_bytes(), false), None);
+        assert_eq!(
+            old.bundle(both.as_bytes(), false),
+            None,
+            "a replica that has not looked yet leaves it alone"
+        );
+        assert_eq!(new.bundle(both.as_bytes(), true), Some(new.certificate.clone()));
+        assert_eq!(new.bundle(b"no certificate", false), Some(new.certificate.clone()));
     }
 
     #[test]

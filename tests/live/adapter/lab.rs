@@ -135,6 +135,11 @@ impl Lab {
         self.adapter = adapter(&self.node, &self.files, self.port, &self.source, flags);
     }
 
+    /// Starts a replica of the adapter.
+    pub(super) fn replica(&self, flags: &[&str]) -> Adapter {
+        adapter(&self.node, &self.files, free_port(), &self.source, flags)
+    }
+
     /// Where the token of the adapter's account is.
     pub(super) fn token(&self) -> String {
         self.files.path().join("token").display().to_string()

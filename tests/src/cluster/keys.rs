@@ -15,15 +15,9 @@ impl Keys {
     /// An authority, a certificate for the API server, the keys of service accounts, and an administrator's token.
     pub(super) fn new(directory: &TempDir) -> Self {
         let path = directory.path();
-        openssl(
-            path,
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -batch -subj /CN=test-ca -keyout ca.key -out ca.crt -addext keyUsage=critical,keyCertSign,digitalSignature",
-        );
+        authority(path, "ca");
         // Another one, which vouches for the API server as a front proxy.
-        openssl(
-            path,
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -batch -subj /CN=test-front-ca -keyout front-ca.key -out front-ca.crt -addext keyUsage=critical,keyCertSign,digitalSignature",
-        );
+        authority(path, "front-ca");
         client(path, "front-ca", "front", "/CN=front-proxy-client");
         openssl(path, "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out accounts.key");
         openssl(path, "pkey -in accounts.key -pubout -out accounts.pub");
@@ -51,6 +45,31 @@ impl Keys {
     pub(super) fn node(&self, path: &Path, node: &str) {
         client(path, "ca", "node", &format!("/O=system:nodes/CN=system:node:{node}"));
     }
+}
+
+/// An authority.
+pub(super) fn authority(path: &Path, name: &str) {
+    let request = format!(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -batch -subj /CN=test-{name} -keyout {name}.key -out {name}.crt -addext keyUsage=critical,keyCertSign,digitalSignature"
+    );
+    openssl(path, &request);
+}
+
+/// A certificate that is good for this second alone, for a client, and for a server on loopback.
+pub(super) fn expired(directory: &TempDir, authority: &str, name: &str, subject: &str) {
+    let path = directory.path();
+    directory.file(
+        "expired.ext",
+        "basicConstraints=critical,CA:FALSE\nextendedKeyUsage=clientAuth,serverAuth\nsubjectAltName=IP:127.0.0.1\n",
+    );
+    let request = format!(
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -batch -subj {subject} -keyout {name}.key -out {name}.csr"
+    );
+    openssl(path, &request);
+    let sign = format!(
+        "x509 -req -in {name}.csr -CA {authority}.crt -CAkey {authority}.key -CAcreateserial -days 0 -extfile expired.ext -out {name}.crt"
+    );
+    openssl(path, &sign);
 }
 
 /// A certificate for a client, from an authority.
