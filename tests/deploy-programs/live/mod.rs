@@ -12,6 +12,7 @@ mod daemonset;
 mod dashboards;
 mod logs;
 mod operator;
+mod ownership;
 mod picture;
 mod prometheus;
 mod rights;
