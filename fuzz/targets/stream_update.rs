@@ -5,13 +5,19 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use podmeter::{
-    adapter::{metric, node::Node, total::Total, window::Span},
+    adapter::{
+        metric::Metrics,
+        node::Node,
+        window::{Span, Spans},
+    },
     stream::message::Update,
 };
 use prost::Message as _;
 
 fuzz_target!(|bytes: &[u8]| {
-    let mut node = Node::new("node", Span::new(Duration::from_secs(15)));
+    let usual = Duration::from_secs(15);
+    let others = [60, 600].map(|seconds| Span::new(Duration::from_secs(seconds)));
+    let mut node = Node::new("node", Spans::new(Span::new(usual), others.into_iter()));
     let mut rest = bytes;
     while let Ok(update) = Update::decode_length_delimited(&mut rest) {
         _ = node.apply(1, update);
@@ -19,14 +25,18 @@ fuzz_target!(|bytes: &[u8]| {
             break;
         }
     }
-    let mut total = Total::default();
     for pod in node.pods() {
-        node.add(pod, &mut total, &|_| true);
         node.containers(pod);
     }
     node.host();
-    for metric in &metric::ALL {
-        if let Some(value) = (metric.value)(&total) {
+    for metric in Metrics::new(usual).expect("they are metrics").all() {
+        let mut together = metric.query.nothing();
+        for pod in node.pods() {
+            if let Some(gathered) = node.gather(pod, &metric.query, &|_| true) {
+                together.merge(&gathered);
+            }
+        }
+        if let Some(value) = metric.query.value(&together) {
             assert!(value.is_finite() && value >= 0.0, "{} is {value}", metric.name);
         }
     }

@@ -46,6 +46,11 @@ pub struct Adapter {
           value_parser = clap::value_parser!(u32).range(1..=600))]
     pub window: u32,
 
+    /// Metrics of your own: a file (YAML) with a list `metrics`, each with a `name` and a `query`, which is a small part of PromQL over
+    /// what agents stream; deploy/autoscaling/adapter/README.md has it. It is read at start, and a change needs a restart.
+    #[arg(long, env = "PODMETER_ADAPTER_METRICS", value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
+
     /// After how many seconds without a word from a node's agent its pods are absent: an HPA then does not scale down by them. By
     /// default 10, and 60 from Prometheus.
     #[arg(long, env = "PODMETER_ADAPTER_MAX_AGE", value_name = "SECONDS",

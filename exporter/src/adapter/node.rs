@@ -10,9 +10,10 @@ use anyhow::{Context as _, ensure};
 
 use super::{
     labels::Labels,
+    query::{Gathered, Query},
     sample::Sample,
     total::Total,
-    window::{Ring, Span},
+    window::{Ring, Span, Spans},
 };
 use crate::stream::message::{self, Update};
 
@@ -74,7 +75,7 @@ pub struct Node {
     clock: u64,
     heard: Instant,
     date: SystemTime,
-    span: Span,
+    spans: Spans,
     host: Ring,
     pods: HashMap<u32, Pod>,
     /// Of a container's number, its pod's.
@@ -83,7 +84,7 @@ pub struct Node {
 
 impl Node {
     /// Nothing is known of it yet.
-    pub fn new(name: &str, span: Span) -> Self {
+    pub fn new(name: &str, spans: Spans) -> Self {
         Self {
             name: name.into(),
             stream: 0,
@@ -91,7 +92,7 @@ impl Node {
             clock: 0,
             heard: Instant::now(),
             date: SystemTime::now(),
-            span,
+            spans,
             host: Ring::default(),
             pods: HashMap::new(),
             places: HashMap::new(),
@@ -125,7 +126,7 @@ impl Node {
         ensure!(self.pods.len() <= MOST, "a node has {} pods", self.pods.len());
         if let Some(usage) = host {
             let sample = Sample::new(nanos, usage, self.host.last())?;
-            self.host.push(sample, previous, self.span);
+            self.host.push(sample, previous, &self.spans);
         }
         for usage in usages {
             let pod = self.places.get(&usage.number).and_then(|number| self.pods.get_mut(number));
@@ -133,7 +134,7 @@ impl Node {
                 pod.and_then(|pod| pod.containers.iter_mut().find(|own| own.number == usage.number));
             let samples = &mut container.context("a usage of nobody")?.samples;
             let sample = Sample::new(nanos, usage, samples.last())?;
-            samples.push(sample, previous, self.span);
+            samples.push(sample, previous, &self.spans);
         }
         if full {
             self.forget_the_rest();
@@ -216,26 +217,30 @@ impl Node {
         }
         let totals = pod.containers.iter().map(|container| {
             let mut total = Total::default();
-            total.add(container.samples.window(self.clock, self.span)?, &|_| true);
+            total.add(container.samples.window(self.clock, self.spans.usual)?);
             Some((Arc::clone(&container.name), total))
         });
         totals.collect()
     }
 
-    /// Adds what a pod used; false unless that is known of all its containers.
-    pub fn add(&self, pod: &Pod, total: &mut Total, wants: &dyn Fn(&str) -> bool) -> bool {
-        let windows = pod.containers.iter().map(|own| own.samples.window(self.clock, self.span));
-        let Some(windows) = windows.collect::<Option<Vec<_>>>().filter(|windows| !windows.is_empty()) else {
-            return false;
-        };
-        windows.into_iter().for_each(|window| total.add(window, wants));
-        true
+    /// What a query asks of a pod, of requests those on routes that `wants` says yes to; none unless that is known of all its containers.
+    pub fn gather(&self, pod: &Pod, query: &Query, wants: &dyn Fn(&str) -> bool) -> Option<Gathered> {
+        if pod.containers.is_empty() {
+            return None;
+        }
+        let mut gathered = query.nothing();
+        for container in &pod.containers {
+            let window =
+                |span: Option<Span>| container.samples.window(self.clock, span.unwrap_or(self.spans.usual));
+            query.add(&container.name, window, wants, &mut gathered)?;
+        }
+        Some(gathered)
     }
 
     /// What the whole node used.
     pub fn host(&self) -> Option<Total> {
         let mut total = Total::default();
-        total.add(self.host.window(self.clock, self.span)?, &|_| true);
+        total.add(self.host.window(self.clock, self.spans.usual)?);
         Some(total)
     }
 
@@ -262,7 +267,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn node() -> Node {
-        Node::new("n", Span::new(Duration::from_secs(15)))
+        Node::new("n", Spans::new(Span::new(Duration::from_secs(15)), std::iter::empty()))
     }
 
     fn pod(number: u32, name: &str, containers: &[(u32, &str)]) -> message::Pod {
@@ -291,9 +296,14 @@ mod tests {
     }
 
     fn cores(node: &Node) -> Vec<(String, f64)> {
+        let query = "rate(container_cpu_usage_seconds_total[15s])";
+        let query = Query::parse(query, Duration::from_secs(1)).unwrap();
         let used = |pod: &Pod| {
-            let mut total = Total::default();
-            node.add(pod, &mut total, &|_| true).then(|| (pod.about.name.clone(), total.cpu().unwrap()))
+            let gathered = node.gather(pod, &query, &|_| true)?;
+            let total: f64 = node.containers(pod)?.iter().map(|(_, total)| total.cpu().unwrap()).sum();
+            let cores = query.value(&gathered).unwrap();
+            assert!((cores - total).abs() <= total * 1e-9, "{cores} is not {total}");
+            Some((pod.about.name.clone(), total))
         };
         node.pods().filter_map(used).collect()
     }

@@ -9,7 +9,7 @@ use std::{
 use super::{
     node::{About, Moment, Node},
     total::Total,
-    window::Span,
+    window::Spans,
 };
 use crate::stream::message::Update;
 
@@ -24,7 +24,7 @@ type ByNode = BTreeMap<Arc<str>, Shared>;
 /// What is known of all nodes.
 #[derive(Debug)]
 pub struct Store {
-    span: Span,
+    spans: Spans,
     /// After which silence of its agent nothing is said of a node and its pods.
     age: Duration,
     nodes: RwLock<ByNode>,
@@ -51,14 +51,14 @@ pub fn lock(node: &Shared) -> MutexGuard<'_, Node> {
 
 impl Store {
     /// Knows nothing yet.
-    pub fn new(window: Duration, age: Duration) -> Self {
-        Self { span: Span::new(window), age, nodes: RwLock::default(), namespaces: RwLock::default() }
+    pub fn new(spans: Spans, age: Duration) -> Self {
+        Self { spans, age, nodes: RwLock::default(), namespaces: RwLock::default() }
     }
 
     /// The node of this name, made if it is new.
     pub fn node(&self, name: &str) -> Shared {
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Mutex::new(Node::new(name, self.span)));
+        let new = || Arc::new(Mutex::new(Node::new(name, self.spans.clone())));
         Arc::clone(nodes.entry(name.into()).or_insert_with(new))
     }
 
@@ -112,6 +112,11 @@ impl Store {
                 namespaces.get(namespace).into_iter().flat_map(BTreeMap::values).cloned().collect()
             }
         }
+    }
+
+    /// The longest window that may be asked for.
+    pub fn longest(&self) -> Duration {
+        Duration::from_nanos(self.spans.longest())
     }
 
     /// Whether any agent has reported of late.
