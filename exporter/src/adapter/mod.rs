@@ -14,6 +14,7 @@ pub mod configured;
 pub mod counts;
 pub mod flags;
 pub mod follow;
+pub mod keda;
 pub mod labels;
 pub mod metric;
 pub mod node;
@@ -66,7 +67,8 @@ use self::{
     metric::Metrics,
     objects::Objects,
     refusal::Refusal,
-    serving::{Serving, Source},
+    server::Answers,
+    serving::{Clients, Serving, Source},
     store::Store,
     trust::Trust,
     upstream::Upstream,
@@ -109,7 +111,10 @@ pub async fn run(config: Adapter) -> anyhow::Result<()> {
         None if config.auth == Access::None => None,
         None => Some(Source::Own(Keeper::new(config.api.clone(), &config.service)?.begin().await)),
     };
-    let serving = source.map(|source| Serving::new(source, trust.clone())).transpose()?;
+    let clients = Clients::Cluster(trust.clone());
+    let serving = source.clone().map(|source| Serving::new(source, clients)).transpose()?;
+    let (stop, stopping) = watch::channel(());
+    let keda = keda::start(&config.keda, source, store.clone(), metrics.clone(), stopping).await?;
     let nodes = Arc::default();
     let guard = match config.auth {
         Access::None => {
@@ -164,8 +169,12 @@ pub async fn run(config: Adapter) -> anyhow::Result<()> {
             _ = terminate.recv() => (),
             Ok(error) = failure => outcome = Err(error),
         }
+        drop(stop);
     };
     server::serve(listener, serving, Arc::new(app), shutdown).await;
+    if let Some(keda) = keda {
+        keda.await?;
+    }
     outcome
 }
 
@@ -184,8 +193,7 @@ pub struct App {
     has_been_ready: AtomicBool,
 }
 
-impl App {
-    /// Answers a request over a connection with these certificates of the client's.
+impl Answers for App {
     async fn answer(&self, certificates: &[CertificateDer<'_>], request: Request<Body>) -> Response {
         let begin = Instant::now();
         let path = request.uri().path().chars().take(256).collect::<String>();
@@ -198,7 +206,9 @@ impl App {
         debug!(%method, path, status = answer.status().as_u16(), duration_seconds = begin.elapsed().as_secs_f64(), "request");
         answer
     }
+}
 
+impl App {
     async fn ask(
         &self,
         certificates: &[CertificateDer<'_>],

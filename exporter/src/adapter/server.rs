@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, future::Future, io, pin::pin, sync::Arc, time::Duration};
 
-use axum::{body::Body, http::Request};
+use axum::{body::Body, http::Request, response::Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -18,7 +18,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, info, warn};
 
-use super::{App, patient::Patient, serving::Serving};
+use super::{patient::Patient, serving::Serving};
 
 /// Open connections; further ones are closed as they come. Those of a few API servers, and of who asks directly.
 const CONNECTIONS: usize = 512;
@@ -34,11 +34,21 @@ const PING: Duration = Duration::from_secs(30);
 /// How long requests may go on when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// Who answers what is asked over a connection.
+pub trait Answers: Send + Sync + 'static {
+    /// Answers a request of a client with these certificates.
+    fn answer(
+        &self,
+        certificates: &[CertificateDer<'_>],
+        request: Request<Body>,
+    ) -> impl Future<Output = Response> + Send;
+}
+
 /// Serves until `shutdown` completes, and then what is under way. Without TLS only where anyone may ask.
 pub async fn serve(
     listener: TcpListener,
     serving: Option<Serving>,
-    app: Arc<App>,
+    app: Arc<impl Answers>,
     shutdown: impl Future<Output = ()>,
 ) {
     let serving = serving.map(Arc::new);
@@ -79,7 +89,7 @@ pub async fn serve(
 async fn accepted(
     stream: TcpStream,
     serving: Option<Arc<Serving>>,
-    app: Arc<App>,
+    app: Arc<impl Answers>,
     stopping: watch::Receiver<()>,
 ) {
     _ = stream.set_nodelay(true);
@@ -99,7 +109,7 @@ async fn accepted(
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     certificates: Arc<[CertificateDer<'static>]>,
-    app: Arc<App>,
+    app: Arc<impl Answers>,
     mut stopping: watch::Receiver<()>,
 ) {
     let service = service_fn(move |request: Request<Incoming>| {

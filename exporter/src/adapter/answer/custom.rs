@@ -50,12 +50,12 @@ pub fn find<'a>(
 
 fn read(
     store: &Store,
-    ask: &Ask,
+    series: &Selector,
     metric: &Metric,
     namespace: &str,
     wants: impl Fn(&About) -> bool,
 ) -> Vec<Reading<Gathered>> {
-    let by_route = |route: &str| metric::wants(&ask.series, route);
+    let by_route = |route: &str| metric::wants(series, route);
     store.pods(Some(namespace), wants, |node, pod| {
         let gathered = node.gather(pod, &metric.query, &by_route)?;
         Some((gathered.nanos, gathered))
@@ -72,7 +72,7 @@ pub fn pods(store: &Store, ask: &Ask, wanted: &Wanted<'_>, name: &str) -> Result
             && ask.labels.matches(&about.labels)
             && ask.fields.matches(&about.namespace, &about.name)
     };
-    let readings = read(store, ask, wanted.metric, wanted.namespace, wants);
+    let readings = read(store, &ask.series, wanted.metric, wanted.namespace, wants);
     let items = readings.iter().filter_map(|reading| {
         let value = quantity(wanted.metric.query.value(&reading.used)?)?;
         let about = &reading.about;
@@ -94,7 +94,7 @@ pub fn object(
     pods: impl Fn(&About) -> bool,
 ) -> Result<Response, Refusal> {
     let kind = object["kind"].as_str().unwrap_or_default().to_owned();
-    let together = together(store, ask, wanted.metric, wanted.namespace, pods);
+    let together = together(store, &ask.series, wanted.metric, wanted.namespace, pods);
     let items = together.and_then(|(moment, value)| {
         let value = quantity(value)?;
         Some(item(wanted, ask, object, &moment, value))
@@ -105,19 +105,55 @@ pub fn object(
 /// A metric of pods together, and the oldest moment that is a part of it.
 fn together(
     store: &Store,
-    ask: &Ask,
+    series: &Selector,
     metric: &Metric,
     namespace: &str,
     pods: impl Fn(&About) -> bool,
 ) -> Option<(Moment, f64)> {
-    let readings = read(store, ask, metric, namespace, pods);
+    let readings = read(store, series, metric, namespace, pods);
     let mut gathered = metric.query.nothing();
     readings.iter().for_each(|reading| gathered.merge(&reading.used));
     let date = readings.iter().map(|reading| reading.moment.date).min()?;
     Some((Moment { date, nanos: gathered.nanos }, metric.query.value(&gathered)?))
 }
 
-/// A metric of all pods of a namespace that are selected, together.
+/// The metric of a name, and of one selector what it says of routes and what of pods.
+///
+/// # Errors
+/// When there is no such metric, or none by route.
+pub fn of_pods<'a>(
+    metrics: &'a Metrics,
+    name: &str,
+    selector: &Selector,
+) -> Result<(&'a Metric, Selector, Selector), Refusal> {
+    let (series, labels) = selector.clone().split(|label| label == metric::ROUTE);
+    let metric = find(metrics, name, &series, "pods of this namespace")?;
+    Ok((metric, series, labels))
+}
+
+/// A metric of all pods of a namespace that are selected, together, and when it was so.
+///
+/// # Errors
+/// When no pod has it.
+pub fn selected(
+    store: &Store,
+    metric: &Metric,
+    namespace: &str,
+    series: &Selector,
+    labels: &Selector,
+) -> Result<(Moment, f64), Refusal> {
+    let found = together(store, series, metric, namespace, |about| labels.matches(&about.labels));
+    found.ok_or_else(|| none_selected(metric, namespace))
+}
+
+fn none_selected(metric: &Metric, namespace: &str) -> Refusal {
+    let name = &metric.name;
+    Refusal::no_metric(format!(
+        "the server could not find the metric {name} for pods of {namespace} with this selector"
+    ))
+}
+
+/// A metric by selector, as the external metrics API has it.
 ///
 /// # Errors
 /// When there is no such metric, or no pod has it.
@@ -128,17 +164,9 @@ pub fn external(
     namespace: &str,
     name: &str,
 ) -> Result<Response, Refusal> {
-    // What is said of routes is not said of pods.
-    let (series, labels) = ask.labels.clone().split(|label| label == metric::ROUTE);
-    let metric = find(metrics, name, &series, "pods of this namespace")?;
-    let ask = Ask { series, labels, ..ask.clone() };
-    let found = together(store, &ask, metric, namespace, |about| ask.labels.matches(&about.labels));
-    let value = found.and_then(|(moment, value)| Some((moment, quantity(value)?)));
-    let (moment, value) = value.ok_or_else(|| {
-        Refusal::no_metric(format!(
-            "the server could not find the metric {name} for pods of {namespace} with this selector"
-        ))
-    })?;
+    let (metric, series, labels) = of_pods(metrics, name, &ask.labels)?;
+    let (moment, value) = selected(store, metric, namespace, &series, &labels)?;
+    let value = quantity(value).ok_or_else(|| none_selected(metric, namespace))?;
     let body = json!({
         "kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1", "metadata": {},
         "items": [{
