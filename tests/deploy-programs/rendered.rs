@@ -106,6 +106,9 @@ fn the_adapter_is_the_charts_too() {
     ];
     let component = ["deploy/kustomize/components/adapter-upstream"];
     assert_same(&helm(&values), &kustomize_with(&adapter, &component));
+    let values = ["adapter.enabled=true", "adapter.keda.authority=podmeter-adapter-keda"];
+    let component = ["deploy/kustomize/components/adapter-keda"];
+    assert_same(&helm(&values), &kustomize_with(&adapter, &component));
 }
 
 /// The metrics of a component are the chart's values; where a name ends with a checksum, the other has that as an annotation.
@@ -161,6 +164,7 @@ fn everything_together_selects_its_own() {
         "adapter-prometheus",
         "adapter-upstream",
         "adapter-metrics",
+        "adapter-keda",
     ];
     let components = components.map(|name| format!("deploy/kustomize/components/{name}"));
     let components: Vec<_> = components.iter().map(String::as_str).collect();
@@ -173,7 +177,10 @@ fn everything_together_selects_its_own() {
         assert_eq!(object["metadata"]["labels"][key], name);
         let volumes = object["spec"]["template"]["spec"]["volumes"].as_array().expect("a list");
         let has = |wanted: &str| volumes.iter().any(|volume| volume["name"] == wanted);
-        assert!(name == "podmeter" || (has("upstream") && has("metrics")), "{volumes:?}");
+        assert!(
+            name == "podmeter" || ["upstream", "metrics", "keda"].iter().all(|wanted| has(wanted)),
+            "{volumes:?}"
+        );
         let service = &objects[&("Service".to_owned(), name.to_owned())];
         assert_eq!(service["spec"]["selector"][key], name);
     }
