@@ -24,8 +24,8 @@ const EXTERNAL: &str = "/apis/external.metrics.k8s.io/v1beta1/namespaces/shop";
 #[serde(default)]
 struct Answer {
     /// The targets, by the names that KEDA gives to metrics.
-    metrics: BTreeMap<String, String>,
-    values: BTreeMap<String, String>,
+    metrics: BTreeMap<String, Value>,
+    values: BTreeMap<String, Value>,
     active: bool,
     error: String,
 }
@@ -109,22 +109,22 @@ fn keda_scales_by_what_the_api_says() {
     let answer = wait::until("requests that KEDA is told of", || {
         Some(keda.ask(&own)).filter(|answer| answer.error.is_empty())
     });
-    assert_eq!(answer.metrics[requests], "2500m", "{answer:?}");
+    assert_eq!(quantity(&answer.metrics[requests]), 2.5, "{answer:?}");
     assert!(answer.active, "{answer:?}");
     // Both are asked for one after the other, of a load that is about the same, and over all of the window by now.
     let path = format!("{EXTERNAL}/http_requests_per_second?labelSelector=app%3Dweb");
     wait::until("what the API says", || {
         let told = keda.ask(&own);
         let said = quantity(&lab.answer(&path)["items"][0]["value"]);
-        let told = quantity(&json!(told.values.get(requests)?));
+        let told = quantity(told.values.get(requests)?);
         println!("requests per second: {told} to KEDA, {said} by the API");
         ((told / said - 1.0).abs() < 0.1 && told > 10.0).then_some(())
     });
     let latency = json!({"metric": "http_request_duration_p99_seconds", "target": "300m"});
     let answer = keda.ask(&trigger(&listen, &auth, &latency));
     let (name, value) = answer.values.first_key_value().expect("a value");
-    assert_eq!((&**name, &*answer.metrics[name]), ("s0-http_request_duration_p99_seconds", "300m"));
-    let value = quantity(&json!(value));
+    assert_eq!((&**name, quantity(&answer.metrics[name])), ("s0-http_request_duration_p99_seconds", 0.3));
+    let value = quantity(value);
     assert!((0.0..5.0).contains(&value), "{value}");
     let answer = keda.ask(&trigger(&listen, &auth, &json!({"activation": "1000"})));
     assert!(answer.error.is_empty() && !answer.active, "{answer:?}");
@@ -159,7 +159,7 @@ fn keda_scales_by_what_the_api_says() {
     drop(load);
     assert!(!pushed.answer().active, "then what it became");
     let answer = keda.ask(&own);
-    assert_eq!((answer.values[requests].as_str(), answer.active), ("0", false), "{answer:?}");
+    assert_eq!((quantity(&answer.values[requests]), answer.active), (0.0, false), "{answer:?}");
 
     // A silent agent is no zero.
     podmeter_tests::process::signal(lab.agent.child.id(), "STOP");
