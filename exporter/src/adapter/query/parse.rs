@@ -103,13 +103,20 @@ impl Parser<'_> {
             "avg" => self.wrapped(Of::Mean),
             _ => {
                 self.text.at = at;
-                let part = self.numbers()?;
-                if part.series.kind == Kind::Buckets {
-                    return Text::fail_at(at, "of buckets there is histogram_quantile(0.9, rate(...)) alone");
-                }
-                Ok(part)
+                self.added_up()
             }
         }
+    }
+
+    /// A rate or a gauge, which may be added up as it is.
+    fn added_up(&mut self) -> Parsed<Part> {
+        self.text.rest();
+        let at = self.text.at;
+        let part = self.numbers()?;
+        if part.series.kind == Kind::Buckets {
+            return Text::fail_at(at, "of buckets there is histogram_quantile(0.9, rate(...)) alone");
+        }
+        Ok(part)
     }
 
     /// What is between the parentheses of a function.
@@ -118,12 +125,7 @@ impl Parser<'_> {
             return self.text.fail("what is asked of pods is one number, by nothing");
         }
         self.text.expect("(")?;
-        self.text.rest();
-        let at = self.text.at;
-        let part = self.numbers()?;
-        if part.series.kind == Kind::Buckets {
-            return Text::fail_at(at, "of buckets there is histogram_quantile(0.9, rate(...)) alone");
-        }
+        let part = self.added_up()?;
         if !self.text.takes(")") {
             return self
                 .text
@@ -222,16 +224,7 @@ impl Parser<'_> {
         self.text.expect("[")?;
         self.text.rest();
         let at = self.text.at;
-        let mut seconds = 0.0;
-        while self.text.rest().starts_with(|char: char| char.is_ascii_digit()) {
-            let number = self.text.all(|char| char.is_ascii_digit()).parse::<f64>().unwrap_or(f64::INFINITY);
-            let unit = self.text.all(|char| char.is_ascii_lowercase());
-            let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-            let Some((_, unit)) = units.iter().find(|(name, _)| *name == unit) else {
-                return Text::fail_at(at, "a window is written as 90s, or 1m30s");
-            };
-            seconds += number * unit;
-        }
+        let seconds = self.text.seconds()?;
         self.text.expect("]")?;
         let (least, most) = (self.shortest.as_secs_f64(), WIDEST.as_secs_f64());
         if !(least..=most).contains(&seconds) {
@@ -372,7 +365,6 @@ mod tests {
             (&format!("rate({COUNT}{{http_route=\"/}}[60s])"), "this value has no end"),
             (&format!("rate({COUNT}{{http_route=\"\\d\"}}[60s])"), "is nothing; a \\ is written"),
             (&format!("rate({BUCKET}[60s])"), "of buckets there is histogram_quantile"),
-            (&format!("sum(rate({BUCKET}[60s]))"), "of buckets there is histogram_quantile"),
             (&format!("histogram_quantile(2, rate({BUCKET}[60s]))"), "a quantile is from 0 to 1"),
             (&format!("histogram_quantile(0.9, rate({COUNT}[60s]))"), "ends with _bucket"),
             (&format!("histogram_quantile(0.9, sum by (pod) (rate({BUCKET}[60s])))"), "here should be le"),

@@ -99,6 +99,23 @@ impl<'a> Text<'a> {
         number.map_or_else(|| Self::fail_at(at, "this is no number"), Ok)
     }
 
+    /// A length of time, as 90s or 1m30s.
+    pub(super) fn seconds(&mut self) -> Parsed<f64> {
+        self.rest();
+        let at = self.at;
+        let mut seconds = 0.0;
+        while self.rest().starts_with(|char: char| char.is_ascii_digit()) {
+            let number = self.all(|char| char.is_ascii_digit()).parse::<f64>().unwrap_or(f64::INFINITY);
+            let unit = self.all(|char| char.is_ascii_lowercase());
+            let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+            let Some((_, unit)) = units.iter().find(|(name, _)| *name == unit) else {
+                return Self::fail_at(at, "a window is written as 90s, or 1m30s");
+            };
+            seconds += number * unit;
+        }
+        Ok(seconds)
+    }
+
     /// Between quotes, with `\\` before what is not meant as such; between backticks as it is.
     pub(super) fn string(&mut self) -> Parsed<String> {
         let Some(quote) = self.rest().chars().next().filter(|char| matches!(char, '"' | '\'' | '`')) else {
