@@ -5,13 +5,21 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use podmeter::{
-    adapter::{metric, node::Node, pod::Pod, store::Store, total::Total},
+    adapter::{
+        metric::Metrics,
+        node::Node,
+        pod::Pod,
+        store::Store,
+        window::{Span, Spans},
+    },
     stream::message::Update,
 };
 use prost::Message as _;
 
 fuzz_target!(|bytes: &[u8]| {
-    let store = Store::new(Duration::from_secs(15), Duration::from_secs(60));
+    let usual = Duration::from_secs(15);
+    let others = [60, 600].map(|seconds| Span::new(Duration::from_secs(seconds)));
+    let store = Store::new(Spans::new(Span::new(usual), others.into_iter()), Duration::from_secs(60));
     let nodes = ["one", "other"].map(|name| store.node(name));
     let mut rest = bytes;
     while let Ok(update) = Update::decode_length_delimited(&mut rest) {
@@ -21,25 +29,22 @@ fuzz_target!(|bytes: &[u8]| {
             break;
         }
     }
-    let read = |node: &Node, pod: &Pod| {
-        node.containers(pod);
-        let mut total = Total::default();
-        node.add(pod, &mut total, &|_| true).then_some((total.nanos, total))
-    };
-    let pods = store.pods(None, |_| true, read);
+    let listed = |node: &Node, pod: &Pod| node.containers(pod).map(|_| (0, ()));
+    let pods = store.pods(None, |_| true, listed);
     let names = || pods.iter().map(|pod| (&pod.about.namespace, &pod.about.name));
     assert!(names().is_sorted_by(|one, next| one < next), "a pod is listed once");
-    let mut all = Total::default();
-    for pod in &pods {
-        assert!(!pod.about.name.is_empty() && !pod.about.namespace.is_empty());
-        all.merge(&pod.used);
-    }
-    let nodes = store.nodes(|_| true);
-    for total in pods.iter().map(|pod| &pod.used).chain(nodes.iter().map(|(.., total)| total)).chain([&all]) {
-        for metric in &metric::ALL {
-            if let Some(value) = (metric.value)(total) {
-                assert!(value.is_finite() && value >= 0.0, "{} is {value}", metric.name);
-            }
+    assert!(names().all(|(namespace, name)| !namespace.is_empty() && !name.is_empty()));
+    store.nodes(|_| true);
+    for metric in Metrics::new(usual).expect("they are metrics").all() {
+        let mut together = metric.query.nothing();
+        let gathered = store.pods(
+            None,
+            |_| true,
+            |node, pod| node.gather(pod, &metric.query, &|_| true).map(|gathered| (0, gathered)),
+        );
+        gathered.iter().for_each(|pod| together.merge(&pod.used));
+        if let Some(value) = metric.query.value(&together) {
+            assert!(value.is_finite() && value >= 0.0, "{} is {value}", metric.name);
         }
     }
     store.sweep();

@@ -1,6 +1,9 @@
 //! Helm's chart and kustomize's base say the same.
 
+use std::fs;
+
 use podmeter_tests::temp::TempDir;
+use serde_json::{Value, json};
 
 use crate::{
     objects::{Objects, differences, parse, without},
@@ -103,13 +106,66 @@ fn the_adapter_is_the_charts_too() {
     ];
     let component = ["deploy/kustomize/components/adapter-upstream"];
     assert_same(&helm(&values), &kustomize_with(&adapter, &component));
+    let values = ["adapter.enabled=true", "adapter.keda.authority=podmeter-adapter-keda"];
+    let component = ["deploy/kustomize/components/adapter-keda"];
+    assert_same(&helm(&values), &kustomize_with(&adapter, &component));
+}
+
+/// The metrics of a component are the chart's values; where a name ends with a checksum, the other has that as an annotation.
+#[test]
+fn metrics_of_ones_own_are_the_charts_too() {
+    const COMPONENT: &str = "deploy/kustomize/components/adapter-metrics";
+    let text = fs::read_to_string(path(COMPONENT).join("metrics.yaml")).expect("metrics");
+    let metrics: Value = serde_yaml_ng::from_str(&text).expect("YAML");
+    let values = json!({"adapter": {"enabled": true, "metrics": metrics["metrics"]}});
+    let directory = TempDir::new("values");
+    directory.file("values.yaml", values.to_string());
+    let mut command = program("PODMETER_HELM");
+    command.args(["template", "podmeter", "deploy/helm/podmeter", "--namespace", "podmeter", "--values"]);
+    let mut of_helm = parse(&succeeds(command.arg(directory.path().join("values.yaml"))));
+    of_helm.values_mut().for_each(|object| without(object, &OF_HELM));
+    let mut of_kustomize = kustomize_with(&["deploy/kustomize/adapter"], &[COMPONENT]);
+
+    let deployment = ("Deployment".to_owned(), "podmeter-adapter".to_owned());
+    let template =
+        |objects: &mut Objects| objects.get_mut(&deployment).expect("it")["spec"]["template"].take();
+    let (mut one, mut other) = (template(&mut of_helm), template(&mut of_kustomize));
+    let checksum = one["metadata"]["annotations"].take();
+    assert!(checksum["checksum/metrics"].is_string(), "{checksum}");
+    let volume = other["spec"]["volumes"][0]["configMap"]["name"].take();
+    let name = volume.as_str().expect("a name").to_owned();
+    assert_eq!(name.rsplit_once('-').map(|(before, _)| before), Some("podmeter-adapter-metrics"));
+    let own = one["spec"]["volumes"][0]["configMap"]["name"].take();
+    assert_eq!(own, "podmeter-adapter-metrics");
+    let mut found = Vec::new();
+    differences(&one, &other, "Deployment.spec.template", &mut found);
+    assert!(found.is_empty(), "{found:?}");
+
+    let map = |objects: &mut Objects, name: &str| {
+        let mut map = objects.remove(&("ConfigMap".to_owned(), name.to_owned())).expect("it");
+        let text = map["data"]["metrics.yaml"].take();
+        let told: Value = serde_yaml_ng::from_str(text.as_str().expect("text")).expect("YAML");
+        assert_eq!(told, metrics);
+        map["metadata"]["name"].take();
+        map
+    };
+    assert_eq!(map(&mut of_helm, "podmeter-adapter-metrics"), map(&mut of_kustomize, &name));
+    assert_same(&of_helm, &of_kustomize);
 }
 
 /// Whatever is put together: a workload's pods are those that it selects, and of the two no other's.
 #[test]
 fn everything_together_selects_its_own() {
-    let components =
-        ["monitor", "rules", "replace-cadvisor", "secure-metrics", "adapter-prometheus", "adapter-upstream"];
+    let components = [
+        "monitor",
+        "rules",
+        "replace-cadvisor",
+        "secure-metrics",
+        "adapter-prometheus",
+        "adapter-upstream",
+        "adapter-metrics",
+        "adapter-keda",
+    ];
     let components = components.map(|name| format!("deploy/kustomize/components/{name}"));
     let components: Vec<_> = components.iter().map(String::as_str).collect();
     let objects = kustomize_with(&["deploy/kustomize/adapter"], &components);
@@ -119,6 +175,12 @@ fn everything_together_selects_its_own() {
         assert_eq!(object["spec"]["selector"]["matchLabels"][key], name);
         assert_eq!(object["spec"]["template"]["metadata"]["labels"][key], name);
         assert_eq!(object["metadata"]["labels"][key], name);
+        let volumes = object["spec"]["template"]["spec"]["volumes"].as_array().expect("a list");
+        let has = |wanted: &str| volumes.iter().any(|volume| volume["name"] == wanted);
+        assert!(
+            name == "podmeter" || ["upstream", "metrics", "keda"].iter().all(|wanted| has(wanted)),
+            "{volumes:?}"
+        );
         let service = &objects[&("Service".to_owned(), name.to_owned())];
         assert_eq!(service["spec"]["selector"][key], name);
     }

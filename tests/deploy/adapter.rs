@@ -1,10 +1,10 @@
 //! The adapter's manifests and examples: they name what it has.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use clap::CommandFactory as _;
 use podmeter::{
-    adapter::{ask::GROUPS, metric},
+    adapter::{ask::GROUPS, configured, metric::Metrics},
     config::Cli,
 };
 use serde_json::{Value, json};
@@ -79,23 +79,43 @@ fn each_version_of_each_group_is_registered_and_may_be_changed() {
 #[test]
 fn the_examples_name_metrics_that_there_are_and_the_page_has_all() {
     const EXAMPLES: &str = "deploy/autoscaling/adapter";
+    let metrics = Metrics::new(Duration::from_secs(15)).expect("metrics");
     let mut named = BTreeSet::new();
     for file in files(EXAMPLES, ".yaml") {
         let object = yaml(&file).remove(0);
         for metric in object["spec"]["metrics"].as_array().into_iter().flatten() {
             let kind = metric["type"].as_str().expect("a type").to_lowercase();
             if let Some(name) = metric[&kind]["metric"]["name"].as_str() {
-                assert!(metric::find(name).is_some(), "{file}: {name}");
+                assert!(metrics.find(name).is_some(), "{file}: {name}");
                 named.insert(name.to_owned());
             }
         }
     }
     assert!(named.len() >= 3, "{named:?}");
     let page = read(&format!("{EXAMPLES}/README.md"));
-    for metric in &metric::ALL {
+    for metric in metrics.all() {
         // Of the quantiles the page has one name, and how the others differ.
         let is_quantile =
             ["p90", "p99"].iter().any(|quantile| metric.name.contains(&format!("_{quantile}_")));
         assert!(is_quantile || page.contains(&format!("`{}`", metric.name)), "{}", metric.name);
+    }
+}
+
+/// What the page and the component have as metrics of one's own.
+#[test]
+fn the_examples_of_queries_are_queries() {
+    let page = read("deploy/autoscaling/adapter/README.md");
+    let blocks = page.split("```yaml\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0));
+    let of_page: Vec<_> = blocks.filter(|block| block.starts_with("metrics:")).map(str::to_owned).collect();
+    assert_eq!(of_page.len(), 1, "the page has metrics");
+    let component = read("deploy/kustomize/components/adapter-metrics/metrics.yaml");
+    for text in of_page.iter().chain([&component]) {
+        let mut metrics = Metrics::new(Duration::from_secs(15)).expect("metrics");
+        let own = metrics.all().len();
+        configured::add(text, &mut metrics).expect("metrics");
+        assert!(metrics.all().len() > own, "there are some");
+    }
+    for series in podmeter::adapter::query::series::all() {
+        assert!(page.contains(&format!("`{}`", series.name())), "the page has {}", series.name());
     }
 }

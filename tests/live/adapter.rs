@@ -3,6 +3,7 @@
 mod discovery;
 mod faults;
 mod holding;
+mod keda;
 mod kubectl;
 mod lab;
 mod made_up;

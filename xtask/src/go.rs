@@ -31,8 +31,35 @@ pub(crate) struct Module {
     /// The folder of a go.mod of ours that names every module that the program is built from, where its own list cannot be used
     /// from outside.
     pub(crate) list: Option<&'static str>,
+    /// Files of another's, without which it is not whole.
+    pub(crate) copies: Option<Copies>,
     /// What the linker is told, such as the version that the program says it is.
     pub(crate) link: &'static str,
+}
+
+/// Files of a published package that are built as a package of ours: where the rest of it takes more than the whole of podmeter.
+pub(crate) struct Copies {
+    /// The module, `PATH@VERSION`.
+    pub(crate) module: &'static str,
+    /// The package, a folder of the module.
+    pub(crate) package: &'static str,
+    /// Its files.
+    pub(crate) files: &'static [&'static str],
+    /// The package of ours, a folder below the list.
+    pub(crate) folder: &'static str,
+}
+
+impl Copies {
+    fn make(&self, list: &Path, why: &str) -> Result<()> {
+        let (from, to) = (source(self.module, why)?.join(self.package), list.join(self.folder));
+        fs::create_dir_all(&to).with_context(|| format!("cannot create {}", to.display()))?;
+        for file in self.files {
+            let text = fs::read(from.join(file));
+            let text = text.with_context(|| format!("{} has no {}/{file}", self.module, self.package))?;
+            fs::write(to.join(file), text).with_context(|| format!("cannot write {file}"))?;
+        }
+        Ok(())
+    }
 }
 
 impl Module {
@@ -43,6 +70,9 @@ impl Module {
         let (sources, kept) = (self.sources()?, directory.join("sources"));
         if program.is_file() && fs::read_to_string(&kept).ok() == sources {
             return Ok(program);
+        }
+        if let (Some(copies), Some(list)) = (&self.copies, self.list) {
+            copies.make(&root()?.join(list), why)?;
         }
         println!("building {} {} with Go, which takes minutes: needed {why}", self.name, self.version);
         let mut go = Command::new(go(why)?);

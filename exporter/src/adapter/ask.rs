@@ -5,7 +5,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use super::{
-    metric,
+    metric::Metrics,
     refusal::Refusal,
     selector::{Fields, Selector},
 };
@@ -135,9 +135,9 @@ impl Ask {
     }
 
     /// Whether it is about a metric that is not ours.
-    pub fn is_of_others(&self) -> bool {
+    pub fn is_of_others(&self, metrics: &Metrics) -> bool {
         match &self.what {
-            What::Custom { metric, .. } | What::External { metric, .. } => metric::find(metric).is_none(),
+            What::Custom { metric, .. } | What::External { metric, .. } => metrics.find(metric).is_none(),
             _ => false,
         }
     }

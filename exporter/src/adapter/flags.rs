@@ -46,6 +46,11 @@ pub struct Adapter {
           value_parser = clap::value_parser!(u32).range(1..=600))]
     pub window: u32,
 
+    /// Metrics of your own: a file (YAML) with a list `metrics`, each with a `name` and a `query`, which is a small part of PromQL over
+    /// what agents stream; deploy/autoscaling/adapter/README.md has it. It is read at start, and a change needs a restart.
+    #[arg(long, env = "PODMETER_ADAPTER_METRICS", value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
+
     /// After how many seconds without a word from a node's agent its pods are absent: an HPA then does not scale down by them. By
     /// default 10, and 60 from Prometheus.
     #[arg(long, env = "PODMETER_ADAPTER_MAX_AGE", value_name = "SECONDS",
@@ -73,6 +78,10 @@ pub struct Adapter {
     /// The adapter behind this one.
     #[command(flatten)]
     pub upstream: Upstream,
+
+    /// KEDA.
+    #[command(flatten)]
+    pub keda: Keda,
 
     /// Where the API server is.
     #[command(flatten, next_help_heading = "Kubernetes")]
@@ -183,6 +192,20 @@ pub struct Upstream {
     /// they are and whether they may is found out here.
     #[arg(long, env = "PODMETER_UPSTREAM_TOKEN_FILE", value_name = "FILE", requires = "upstream")]
     pub upstream_token_file: Option<PathBuf>,
+}
+
+/// An external scaler for KEDA.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "KEDA")]
+pub struct Keda {
+    /// Where to serve KEDA's triggers of type `external`, over gRPC: the same metrics, for pods by their labels. Nowhere by default.
+    #[arg(long, env = "PODMETER_KEDA_LISTEN", value_name = "ADDRESS:PORT")]
+    pub keda_listen: Option<SocketAddr>,
+
+    /// Let in whom this authority vouches for (PEM), over TLS with the adapter's certificate; it is read again when it changes. Whoever
+    /// is let in may read the metrics of every namespace. Without it only on a loopback address, in plain text.
+    #[arg(long, env = "PODMETER_KEDA_CLIENT_CA", value_name = "FILE", requires = "keda_listen")]
+    pub keda_client_ca: Option<PathBuf>,
 }
 
 /// Who may ask.

@@ -1,50 +1,115 @@
-//! The metrics that are served beside CPU and memory: their names, and what each is of what containers used.
+//! The metrics that are served beside CPU and memory: their names, and what each is of what containers did.
 
-use std::hash::Hasher as _;
+use std::{hash::Hasher as _, time::Duration};
 
+use anyhow::{anyhow, ensure};
 use rustc_hash::FxHasher;
 
-use super::{selector::Selector, total::Total};
+use super::{query::Query, selector::Selector, window::Span};
 
 /// A metric.
+#[derive(Clone, Debug)]
 pub struct Metric {
     /// As in an HPA.
-    pub name: &'static str,
-    /// What it is, of containers that did what they did together; none where it cannot be known.
-    pub value: fn(&Total) -> Option<f64>,
-    /// Whether it can be had by route.
-    pub by_route: bool,
+    pub name: String,
+    /// What it is, of containers that did what they did together.
+    pub query: Query,
 }
 
-const fn whole(name: &'static str, value: fn(&Total) -> Option<f64>) -> Metric {
-    Metric { name, value, by_route: false }
-}
-
-const fn by_route(name: &'static str, value: fn(&Total) -> Option<f64>) -> Metric {
-    Metric { name, value, by_route: true }
-}
-
-/// Every metric, in the order of discovery. Short on purpose: every `kubectl` reads that list.
-pub static ALL: [Metric; 14] = [
-    by_route("http_requests_per_second", |total| Some(total.http()?.rate)),
-    by_route("http_errors_per_second", |total| Some(total.http()?.errors)),
-    by_route("http_request_duration_p50_seconds", |total| total.http()?.durations.quantile(0.5)),
-    by_route("http_request_duration_p90_seconds", |total| total.http()?.durations.quantile(0.9)),
-    by_route("http_request_duration_p99_seconds", |total| total.http()?.durations.quantile(0.99)),
-    whole("http_active_requests", |total| total.http()?.active()),
-    whole("cpu_run_queue_wait_ratio", Total::queued),
-    whole("cpu_pressure_ratio", |total| total.pressure(0)),
-    whole("memory_pressure_ratio", |total| total.pressure(1)),
-    whole("io_pressure_ratio", |total| total.pressure(2)),
-    whole("cpu_throttled_periods_ratio", Total::throttled),
-    whole("block_io_latency_p50_seconds", |total| total.block_io.as_ref()?.quantile(0.5)),
-    whole("block_io_latency_p90_seconds", |total| total.block_io.as_ref()?.quantile(0.9)),
-    whole("block_io_latency_p99_seconds", |total| total.block_io.as_ref()?.quantile(0.99)),
+/// Those that there are anyway, in the order of discovery, over the usual window. Short on purpose: every `kubectl` reads that list.
+const OWN: [(&str, &str); 14] = [
+    ("http_requests_per_second", "rate(http_server_request_duration_seconds_count[W])"),
+    (
+        "http_errors_per_second",
+        "rate(http_server_request_duration_seconds_count{http_response_status_code=~\"5..\"}[W])",
+    ),
+    (
+        "http_request_duration_p50_seconds",
+        "histogram_quantile(0.5, rate(http_server_request_duration_seconds_bucket[W]))",
+    ),
+    (
+        "http_request_duration_p90_seconds",
+        "histogram_quantile(0.9, rate(http_server_request_duration_seconds_bucket[W]))",
+    ),
+    (
+        "http_request_duration_p99_seconds",
+        "histogram_quantile(0.99, rate(http_server_request_duration_seconds_bucket[W]))",
+    ),
+    ("http_active_requests", "http_server_active_requests"),
+    ("cpu_run_queue_wait_ratio", "rate(container_cpu_run_queue_latency_seconds_sum[W])"),
+    ("cpu_pressure_ratio", "avg(rate(container_pressure_cpu_waiting_seconds_total[W]))"),
+    ("memory_pressure_ratio", "avg(rate(container_pressure_memory_waiting_seconds_total[W]))"),
+    ("io_pressure_ratio", "avg(rate(container_pressure_io_waiting_seconds_total[W]))"),
+    (
+        "cpu_throttled_periods_ratio",
+        "rate(container_cpu_cfs_throttled_periods_total[W]) / rate(container_cpu_cfs_periods_total[W])",
+    ),
+    (
+        "block_io_latency_p50_seconds",
+        "histogram_quantile(0.5, rate(container_fs_io_latency_seconds_bucket[W]))",
+    ),
+    (
+        "block_io_latency_p90_seconds",
+        "histogram_quantile(0.9, rate(container_fs_io_latency_seconds_bucket[W]))",
+    ),
+    (
+        "block_io_latency_p99_seconds",
+        "histogram_quantile(0.99, rate(container_fs_io_latency_seconds_bucket[W]))",
+    ),
 ];
 
-/// The metric of this name.
-pub fn find(name: &str) -> Option<&'static Metric> {
-    ALL.iter().find(|metric| metric.name == name)
+/// Every metric that is served.
+#[derive(Clone, Debug)]
+pub struct Metrics(Vec<Metric>);
+
+impl Metrics {
+    /// Those that there are anyway.
+    ///
+    /// # Errors
+    /// When one of them is none, which a test excludes.
+    pub fn new(window: Duration) -> anyhow::Result<Self> {
+        let window_text = format!("[{}s]", window.as_secs());
+        let own = OWN.iter().map(|(name, query)| {
+            let query = Query::parse(&query.replace("[W]", &window_text), window)
+                .map_err(|fault| anyhow!("{name}: {fault}"))?;
+            Ok(Metric { name: (*name).to_owned(), query })
+        });
+        Ok(Self(own.collect::<anyhow::Result<_>>()?))
+    }
+
+    /// Adds one.
+    ///
+    /// # Errors
+    /// When there is one of its name.
+    pub fn add(&mut self, metric: Metric) -> anyhow::Result<()> {
+        let is_own = OWN.iter().any(|(name, _)| *name == metric.name);
+        ensure!(!is_own, "there is a metric {} without this", metric.name);
+        ensure!(self.find(&metric.name).is_none(), "there are two metrics {}", metric.name);
+        self.0.push(metric);
+        Ok(())
+    }
+
+    /// The metric of this name.
+    pub fn find(&self, name: &str) -> Option<&Metric> {
+        self.0.iter().find(|metric| metric.name == name)
+    }
+
+    /// All of them, in the order of discovery.
+    pub fn all(&self) -> &[Metric] {
+        &self.0
+    }
+
+    /// The windows that they need, beside the usual one.
+    pub fn spans(&self) -> impl Iterator<Item = Span> {
+        self.0.iter().flat_map(|metric| metric.query.spans())
+    }
+}
+
+/// Whether a metric may be called so.
+pub fn is_name(name: &str) -> bool {
+    (1..=MOST).contains(&name.len())
+        && name.starts_with(|char: char| char.is_ascii_lowercase())
+        && name.chars().all(|char| char.is_ascii_lowercase() || char.is_ascii_digit() || char == '_')
 }
 
 /// The label by which series of a metric can be selected.
@@ -59,7 +124,7 @@ pub fn wants(series: &Selector, route: &str) -> bool {
     series.matches_by(&|label| (label == ROUTE).then_some(&*slug))
 }
 
-/// A label's value is no longer.
+/// A label's value is no longer, and no name of a metric.
 const MOST: usize = 63;
 
 /// A route as a label's value, which has no slashes and no braces: `/users/{id}/links` is `users-id-links`, `/` is `root`. A long
@@ -110,14 +175,27 @@ mod tests {
     }
 
     #[test]
+    fn there_are_some_for_every_window() {
+        for seconds in [1, 15, 600] {
+            let metrics = Metrics::new(Duration::from_secs(seconds)).unwrap();
+            assert_eq!(metrics.all().len(), OWN.len());
+            let window = Span::new(Duration::from_secs(seconds));
+            assert!(metrics.spans().all(|span| span == window), "no other window is needed");
+        }
+    }
+
+    #[test]
     fn names_are_names_of_metrics_and_each_its_own() {
-        let mut names: Vec<_> = ALL.iter().map(|metric| metric.name).collect();
-        assert!(names.iter().all(|name| {
-            name.chars().all(|char| char.is_ascii_lowercase() || char.is_ascii_digit() || char == '_')
-        }));
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), ALL.len());
+        let mut metrics = Metrics::new(Duration::from_secs(15)).unwrap();
+        assert!(metrics.all().iter().all(|metric| is_name(&metric.name)));
+        let query = metrics.all()[0].query.clone();
+        for metric in metrics.clone().all() {
+            assert!(metrics.add(metric.clone()).is_err(), "{}", metric.name);
+        }
+        let mine = Metric { name: "mine".to_owned(), query };
+        metrics.add(mine.clone()).unwrap();
+        assert!(metrics.add(mine).is_err());
+        assert!(metrics.find("mine").is_some() && metrics.find("yours").is_none());
     }
 
     proptest! {

@@ -1,8 +1,8 @@
 //! `podmeter adapter`: the metrics APIs of Kubernetes, from what the agents stream.
 //!
 //! An agent's stream ([`follow`]) fills the [`store`]: for each container a ring of samples ([`window`]). A request is read
-//! ([`ask`]), by whom is found out ([`caller`]), whether they may is asked ([`access`]), and what the pods used within the window
-//! ([`total`]) is written as the API has it ([`answer`]). What is not ours another adapter may have ([`upstream`]).
+//! ([`ask`]), by whom is found out ([`caller`]), whether they may is asked ([`access`]), and what the pods did within the window
+//! ([`total`], [`query`]) is written as the API has it ([`answer`]). What is not ours another adapter may have ([`upstream`]).
 
 pub mod access;
 pub mod agents;
@@ -10,8 +10,11 @@ pub mod answer;
 pub mod ask;
 pub mod authority;
 pub mod caller;
+pub mod configured;
+pub mod counts;
 pub mod flags;
 pub mod follow;
+pub mod keda;
 pub mod labels;
 pub mod metric;
 pub mod node;
@@ -19,6 +22,7 @@ pub mod objects;
 mod patient;
 pub mod pod;
 pub mod prometheus;
+pub mod query;
 pub mod refusal;
 pub mod sample;
 pub mod selector;
@@ -61,12 +65,15 @@ use self::{
     authority::Keeper,
     caller::Callers,
     flags::{Access, Adapter, Origin},
+    metric::Metrics,
     objects::Objects,
     refusal::Refusal,
-    serving::{Serving, Source},
+    server::Answers,
+    serving::{Clients, Serving, Source},
     store::Store,
     trust::Trust,
     upstream::Upstream,
+    window::{Span, Spans},
 };
 use crate::{
     config::Api,
@@ -91,7 +98,13 @@ pub async fn run(config: Adapter) -> anyhow::Result<()> {
     })?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let age = Duration::from_secs(config.max_age().into());
-    let store = Arc::new(Store::new(Duration::from_secs(config.window.into()), age));
+    let window = Duration::from_secs(config.window.into());
+    let mut metrics = Metrics::new(window)?;
+    if let Some(file) = &config.metrics {
+        configured::read(file, &mut metrics)?;
+    }
+    let metrics = Arc::new(metrics);
+    let store = Arc::new(Store::new(Spans::new(Span::new(window), metrics.spans()), age));
     let (settings, trust) = watch::channel(Arc::new(Trust::default()));
     let files = config.tls_cert.clone().zip(config.tls_key.clone());
     let source = match files {
@@ -99,7 +112,10 @@ pub async fn run(config: Adapter) -> anyhow::Result<()> {
         None if config.auth == Access::None => None,
         None => Some(Source::Own(Keeper::new(config.api.clone(), &config.service)?.begin().await)),
     };
-    let serving = source.map(|source| Serving::new(source, trust.clone())).transpose()?;
+    let clients = Clients::Cluster(trust.clone());
+    let serving = source.clone().map(|source| Serving::new(source, clients)).transpose()?;
+    let (stop, stopping) = watch::channel(());
+    let keda = keda::start(&config.keda, source, store.clone(), metrics.clone(), stopping).await?;
     let nodes = Arc::default();
     let guard = match config.auth {
         Access::None => {
@@ -117,7 +133,8 @@ pub async fn run(config: Adapter) -> anyhow::Result<()> {
         store: store.clone(),
         guard,
         trust,
-        upstream: Upstream::start(&config.upstream)?,
+        upstream: Upstream::start(&config.upstream, &metrics)?,
+        metrics,
         objects: Objects::new(config.api.clone()),
         nodes,
         has_been_ready: AtomicBool::new(false),
@@ -153,14 +170,19 @@ pub async fn run(config: Adapter) -> anyhow::Result<()> {
             _ = terminate.recv() => (),
             Ok(error) = failure => outcome = Err(error),
         }
+        drop(stop);
     };
     server::serve(listener, serving, Arc::new(app), shutdown).await;
+    if let Some(keda) = keda {
+        keda.await?;
+    }
     outcome
 }
 
 /// What requests come to.
 pub struct App {
     store: Arc<Store>,
+    metrics: Arc<Metrics>,
     /// Who asks, and whether they may; none where anyone may.
     guard: Option<(Callers, Rules)>,
     trust: watch::Receiver<Arc<Trust>>,
@@ -172,8 +194,7 @@ pub struct App {
     has_been_ready: AtomicBool,
 }
 
-impl App {
-    /// Answers a request over a connection with these certificates of the client's.
+impl Answers for App {
     async fn answer(&self, certificates: &[CertificateDer<'_>], request: Request<Body>) -> Response {
         let begin = Instant::now();
         let path = request.uri().path().chars().take(256).collect::<String>();
@@ -186,7 +207,9 @@ impl App {
         debug!(%method, path, status = answer.status().as_u16(), duration_seconds = begin.elapsed().as_secs_f64(), "request");
         answer
     }
+}
 
+impl App {
     async fn ask(
         &self,
         certificates: &[CertificateDer<'_>],
@@ -206,7 +229,7 @@ impl App {
         if !accepts_json(&accept) {
             return Err(Refusal::not_acceptable());
         }
-        if let Some(upstream) = self.upstream.as_deref().filter(|_| ask.is_of_others()) {
+        if let Some(upstream) = self.upstream.as_deref().filter(|_| ask.is_of_others(&self.metrics)) {
             return upstream.pass_on(uri).await;
         }
         let store = &self.store;
@@ -234,7 +257,7 @@ impl App {
             What::Custom { version, namespace, resource, name, metric } => {
                 // Every object that has pods is in a namespace, or is one.
                 let namespace = namespace.as_deref().ok_or_else(Refusal::no_path)?;
-                let metric = custom::find(metric, &ask.series, resource)?;
+                let metric = custom::find(&self.metrics, metric, &ask.series, resource)?;
                 let wanted = custom::Wanted { version, metric, namespace };
                 if resource == "pods" {
                     return custom::pods(store, &ask, &wanted, name);
@@ -244,14 +267,16 @@ impl App {
                 let reference = custom::reference(object.version, object.kind, own, name);
                 custom::object(store, &ask, &wanted, reference, |about| object.pods.has(about))
             }
-            What::External { namespace, metric } => custom::external(store, &ask, namespace, metric),
+            What::External { namespace, metric } => {
+                custom::external(store, &self.metrics, &ask, namespace, metric)
+            }
             What::Health(_) | What::Other => Err(Refusal::no_path()),
         }
     }
 
     /// What there is of a version of a group.
     fn resources(&self, group: &str, version: &str) -> Vec<discovery::Resource> {
-        let mut resources = discovery::own(group);
+        let mut resources = discovery::own(group, &self.metrics);
         if let Some(upstream) = &self.upstream {
             resources.extend(upstream.resources(group, version));
         }

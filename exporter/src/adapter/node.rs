@@ -10,9 +10,10 @@ use anyhow::{Context as _, ensure};
 
 use super::{
     pod::{Pod, Room},
+    query::{Gathered, Query},
     sample::Sample,
     total::Total,
-    window::{Ring, Span},
+    window::{Ring, Span, Spans},
 };
 use crate::stream::message::{self, Update};
 
@@ -44,7 +45,7 @@ pub struct Node {
     /// Whether all of what it reported was taken.
     is_whole: bool,
     date: SystemTime,
-    span: Span,
+    spans: Spans,
     host: Ring,
     pods: HashMap<u32, Pod>,
     /// Of a container's number, its pod's.
@@ -54,7 +55,7 @@ pub struct Node {
 
 impl Node {
     /// Nothing is known of it yet.
-    pub fn new(name: &str, span: Span) -> Self {
+    pub fn new(name: &str, spans: Spans) -> Self {
         Self {
             name: name.into(),
             stream: 0,
@@ -64,7 +65,7 @@ impl Node {
             heard: Instant::now(),
             is_whole: true,
             date: SystemTime::now(),
-            span,
+            spans,
             host: Ring::default(),
             pods: HashMap::new(),
             places: HashMap::new(),
@@ -123,7 +124,7 @@ impl Node {
         ensure!(self.pods.len() <= MOST, "a node has {} pods", self.pods.len());
         if let Some(usage) = host {
             let sample = Sample::new(nanos, usage, self.host.last())?;
-            self.host.push(sample, previous, self.span);
+            self.host.push(sample, previous, &self.spans);
         }
         for usage in usages {
             let pod = self.places.get(&usage.number).and_then(|number| self.pods.get_mut(number));
@@ -133,7 +134,7 @@ impl Node {
             let sample = Sample::new(nanos, usage, samples.last())?;
             self.room.change(samples.last(), &sample);
             self.room.check()?;
-            samples.push(sample, previous, self.span);
+            samples.push(sample, previous, &self.spans);
         }
         if full {
             self.forget_the_rest();
@@ -218,26 +219,30 @@ impl Node {
         }
         let totals = pod.containers.iter().map(|container| {
             let mut total = Total::default();
-            total.add(container.samples.window(self.clock, self.span)?, &|_| true);
+            total.add(container.samples.window(self.clock, self.spans.usual)?);
             Some((Arc::clone(&container.name), total))
         });
         totals.collect()
     }
 
-    /// Adds what a pod used; false unless that is known of all its containers.
-    pub fn add(&self, pod: &Pod, total: &mut Total, wants: &dyn Fn(&str) -> bool) -> bool {
-        let windows = pod.containers.iter().map(|own| own.samples.window(self.clock, self.span));
-        let Some(windows) = windows.collect::<Option<Vec<_>>>().filter(|windows| !windows.is_empty()) else {
-            return false;
-        };
-        windows.into_iter().for_each(|window| total.add(window, wants));
-        true
+    /// What a query asks of a pod, of requests those on routes that `wants` says yes to; none unless that is known of all its containers.
+    pub fn gather(&self, pod: &Pod, query: &Query, wants: &dyn Fn(&str) -> bool) -> Option<Gathered> {
+        if pod.containers.is_empty() {
+            return None;
+        }
+        let mut gathered = query.nothing();
+        for container in &pod.containers {
+            let window =
+                |span: Option<Span>| container.samples.window(self.clock, span.unwrap_or(self.spans.usual));
+            query.add(&container.name, window, wants, &mut gathered)?;
+        }
+        Some(gathered)
     }
 
     /// What the whole node used.
     pub fn host(&self) -> Option<Total> {
         let mut total = Total::default();
-        total.add(self.host.window(self.clock, self.span)?, &|_| true);
+        total.add(self.host.window(self.clock, self.spans.usual)?);
         Some(total)
     }
 

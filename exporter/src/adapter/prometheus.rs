@@ -65,7 +65,6 @@ pub async fn run(config: Adapter, url: String, store: Arc<Store>) -> anyhow::Res
     let pods = Arc::new(Mutex::new(PodsById::default()));
     tokio::spawn(follow_pods(config.api.clone(), Arc::clone(&pods)));
     let interval = Duration::from_secs(config.prometheus.prometheus_interval.into());
-    let window = Duration::from_secs(config.window.into());
     let known = || pods.lock().unwrap_or_else(PoisonError::into_inner);
     // A scrape is looked at once, and would be of nobody.
     while !known().are_known() {
@@ -74,7 +73,7 @@ pub async fn run(config: Adapter, url: String, store: Arc<Store>) -> anyhow::Res
     let mut targets = Targets::default();
     let (mut backoff, mut said) = (Backoff::new(interval, WAIT_MOST.max(interval)), String::new());
     // What there is already fills the windows at once.
-    let all = 2 * window + LATE;
+    let all = 2 * store.longest() + LATE;
     let mut range = all;
     loop {
         let asked = async {
@@ -215,7 +214,15 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{adapter::total::Total, kube::pod};
+    use crate::{
+        adapter::{
+            self,
+            metric::Metrics,
+            node::Node,
+            window::{Span, Spans},
+        },
+        kube::pod,
+    };
 
     /// Samples every 15 s: `of(n)` is the n-th.
     fn series(labels: Value, count: u64, of: impl Fn(u64) -> Value) -> Value {
@@ -290,30 +297,47 @@ mod tests {
     /// A window is as long as the scrapes that it ends at are apart.
     #[test]
     fn a_window_that_is_shorter_than_scrapes_are_apart_is_of_two() {
-        let store = Store::new(Duration::from_secs(5), Duration::from_secs(60));
+        let store = store(5);
         let all = answer(4, |_| json!("0"), "http_server_request_duration_seconds_count");
         Targets::default().tell(&all, &pods(), &store);
-        let total = &used(&store)[0].1;
-        assert_eq!(total.nanos, 15_000_000_000);
-        assert!((total.cpu().unwrap() - 0.4).abs() < 1e-9);
+        let read = |node: &Node, pod: &adapter::pod::Pod| {
+            let nanos = node.containers(pod)?.iter().map(|(_, total)| total.nanos).max()?;
+            Some((nanos, nanos))
+        };
+        assert_eq!(store.pods(Some("shop"), |_| true, read)[0].used, 15_000_000_000);
+        assert!((cores(&store)["web"].unwrap() - 0.4).abs() < 1e-9);
     }
 
-    fn store() -> Store {
-        Store::new(Duration::from_secs(30), Duration::from_secs(60))
+    fn store(seconds: u64) -> Store {
+        let window = Span::new(Duration::from_secs(seconds));
+        Store::new(Spans::new(window, std::iter::empty()), Duration::from_secs(60))
     }
 
-    fn used(store: &Store) -> Vec<(String, Total)> {
-        let read = |node: &crate::adapter::node::Node, pod: &crate::adapter::pod::Pod| {
-            let mut total = Total::default();
-            node.add(pod, &mut total, &|_| true).then_some((total.nanos, total))
+    /// The CPU of each pod that is known.
+    fn cores(store: &Store) -> BTreeMap<String, Option<f64>> {
+        let read = |node: &Node, pod: &adapter::pod::Pod| {
+            let containers = node.containers(pod)?;
+            Some((0, containers.iter().map(|(_, total)| total.cpu()).sum()))
         };
         let readings = store.pods(Some("shop"), |about| about.labels.get("app").is_some(), read);
         readings.into_iter().map(|reading| (reading.about.name.clone(), reading.used)).collect()
     }
 
+    /// A metric of the pod that is known, over 30 s.
+    fn value(store: &Store, metric: &str) -> Option<f64> {
+        let metrics = Metrics::new(Duration::from_secs(30)).unwrap();
+        let query = &metrics.find(metric).unwrap().query;
+        let read = |node: &Node, pod: &adapter::pod::Pod| {
+            let gathered = node.gather(pod, query, &|_| true)?;
+            assert_eq!(gathered.nanos, 30_000_000_000);
+            Some((0, query.value(&gathered)))
+        };
+        store.pods(Some("shop"), |_| true, read)[0].used
+    }
+
     #[test]
     fn scrapes_become_what_the_agent_would_have_told() {
-        let (store, mut targets) = (store(), Targets::default());
+        let (store, mut targets) = (store(30), Targets::default());
         let native = |n: u64| {
             json!({"count": (n * 60).to_string(), "sum": (n * 60).to_string(),
                 "buckets": [[0, "0.9170040432046712", "1", (n * 60).to_string()]]})
@@ -322,15 +346,14 @@ mod tests {
         assert_eq!(targets.tell(&all, &pods(), &store), 4);
         // Once each.
         assert_eq!(targets.tell(&all, &pods(), &store), 0);
-        let all = used(&store);
+        let all = cores(&store);
         assert_eq!(all.len(), 1, "a pod is complete or absent");
-        let (name, total) = &all[0];
-        assert_eq!((&**name, total.nanos), ("web", 30_000_000_000));
         // Two containers, of 3 s in 15 each.
-        assert!((total.cpu().unwrap() - 0.4).abs() < 1e-9);
-        let http = total.http().unwrap();
-        assert!((http.rate - 4.0).abs() < 1e-9 && (http.errors - 4.0).abs() < 1e-9);
-        assert!((0.91..=1.0).contains(&http.durations.quantile(0.5).unwrap()));
+        assert!((all["web"].unwrap() - 0.4).abs() < 1e-9);
+        for metric in ["http_requests_per_second", "http_errors_per_second"] {
+            assert!((value(&store, metric).unwrap() - 4.0).abs() < 1e-9, "{metric}");
+        }
+        assert!((0.91..=1.0).contains(&value(&store, "http_request_duration_p50_seconds").unwrap()));
         let date = store.pods(None, |_| true, |node, _| Some((0, node.moment(0).date)))[0].used;
         assert_eq!(date, UNIX_EPOCH + Duration::from_secs(1_700_000_045), "when it was scraped");
     }
@@ -338,22 +361,20 @@ mod tests {
     /// Of classic buckets only the count is taken.
     #[test]
     fn without_native_histograms_there_is_no_latency() {
-        let (store, mut targets) = (store(), Targets::default());
+        let (store, mut targets) = (store(30), Targets::default());
         let all = answer(4, |n| json!((n * 60).to_string()), "http_server_request_duration_seconds_count");
         targets.tell(&all, &pods(), &store);
-        let all = used(&store);
-        let http = all[0].1.http().unwrap();
-        assert!((http.rate - 4.0).abs() < 1e-9);
-        assert_eq!(http.durations.quantile(0.5), None);
+        assert!((value(&store, "http_requests_per_second").unwrap() - 4.0).abs() < 1e-9);
+        assert_eq!(value(&store, "http_request_duration_p50_seconds"), None);
     }
 
     /// Which of them are of no agent, and which is the last that a pod is in.
     #[test]
     fn what_ends_is_gone() {
-        let (store, mut targets) = (store(), Targets::default());
+        let (store, mut targets) = (store(30), Targets::default());
         let mut all = answer(4, |_| json!("0"), "http_server_request_duration_seconds_count");
         targets.tell(&all, &pods(), &store);
-        assert_eq!(used(&store).len(), 1);
+        assert_eq!(cores(&store).len(), 1);
         // The next scrape has none of its series.
         all = serde_json::from_value::<Answer>(json!({"data": {"resultType": "matrix", "result": [
             series(labels("podmeter_collector_success", json!({"collector": "http"})), 5, |_| json!("1")),
@@ -363,7 +384,7 @@ mod tests {
         .series()
         .unwrap();
         assert_eq!(targets.tell(&all, &pods(), &store), 1);
-        assert!(used(&store).is_empty());
+        assert!(cores(&store).is_empty());
     }
 
     #[test]

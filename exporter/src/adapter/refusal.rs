@@ -84,6 +84,11 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
     }
 
+    /// Why.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Its status.
     pub fn code(&self) -> StatusCode {
         self.code

@@ -15,6 +15,7 @@ use std::{
 use axum::{
     body::Body,
     http::{Request, StatusCode},
+    response::Response,
 };
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -31,7 +32,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, info, warn};
 
-use super::{App, patient::Patient, serving::Serving};
+use super::{patient::Patient, serving::Serving};
 
 /// Open connections: those of a few API servers, and of who asks directly. When there are as many, the one that has been of no use for
 /// the longest is closed for the next: whoever opens many and asks nothing keeps nobody out.
@@ -48,11 +49,21 @@ const PING: Duration = Duration::from_secs(30);
 /// How long requests may go on when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// Who answers what is asked over a connection.
+pub trait Answers: Send + Sync + 'static {
+    /// Answers a request of a client with these certificates.
+    fn answer(
+        &self,
+        certificates: &[CertificateDer<'_>],
+        request: Request<Body>,
+    ) -> impl Future<Output = Response> + Send;
+}
+
 /// Serves until `shutdown` completes, and then what is under way. Without TLS only where anyone may ask.
 pub async fn serve(
     listener: TcpListener,
     serving: Option<Serving>,
-    app: Arc<App>,
+    app: Arc<impl Answers>,
     shutdown: impl Future<Output = ()>,
 ) {
     let serving = serving.map(Arc::new);
@@ -162,7 +173,7 @@ impl Uses {
 async fn accepted(
     stream: TcpStream,
     serving: Option<Arc<Serving>>,
-    app: Arc<App>,
+    app: Arc<impl Answers>,
     usage: Arc<Use>,
     stopping: watch::Receiver<()>,
 ) {
@@ -185,7 +196,7 @@ async fn accepted(
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     certificates: Arc<[CertificateDer<'static>]>,
-    app: Arc<App>,
+    app: Arc<impl Answers>,
     usage: Arc<Use>,
     mut stopping: watch::Receiver<()>,
 ) {

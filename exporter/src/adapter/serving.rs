@@ -8,16 +8,45 @@ use std::{
 use anyhow::Context as _;
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
 use tokio::sync::watch;
-use tokio_rustls::rustls::{ServerConfig, crypto::ring};
+use tokio_rustls::rustls::{ServerConfig, crypto::ring, server::danger::ClientCertVerifier};
 use tracing::{info, warn};
 
-use super::{authority::Leaf, trust::Trust};
+use super::{
+    authority::Leaf,
+    trust::{self, Trust},
+};
 use crate::{
     http::tls::{HTTP2, Stamp, stamp},
     kube::client::authorities,
 };
 
+/// Which clients' certificates are taken in the handshake.
+#[derive(Clone, Debug)]
+pub enum Clients {
+    /// Those that the cluster trusts, and none will do.
+    Cluster(watch::Receiver<Arc<Trust>>),
+    /// Those that an authority in this file has signed, and without one there is no connection.
+    Of(PathBuf),
+}
+
+impl Clients {
+    fn version(&self) -> (Stamp, Option<Arc<Trust>>) {
+        match self {
+            Self::Cluster(trust) => (None, Some(trust.borrow().clone())),
+            Self::Of(file) => (stamp(file), None),
+        }
+    }
+
+    fn verifier(&self) -> anyhow::Result<Option<Arc<dyn ClientCertVerifier>>> {
+        match self {
+            Self::Cluster(trust) => trust.borrow().handshake(),
+            Self::Of(file) => trust::required(&authorities(file)?).map(Some),
+        }
+    }
+}
+
 /// Where the certificate is from.
+#[derive(Clone, Debug)]
 pub enum Source {
     /// The files of a certificate and its key.
     Files([PathBuf; 2]),
@@ -54,14 +83,15 @@ impl Source {
 /// TLS as it is now.
 pub struct Serving {
     source: Source,
-    trust: watch::Receiver<Arc<Trust>>,
+    clients: Clients,
     current: Mutex<Current>,
 }
 
 struct Current {
     config: Arc<ServerConfig>,
     version: Version,
-    trust: Arc<Trust>,
+    /// Of what clients are known by.
+    trust: (Stamp, Option<Arc<Trust>>),
 }
 
 impl Serving {
@@ -69,18 +99,21 @@ impl Serving {
     ///
     /// # Errors
     /// When there is none.
-    pub fn new(source: Source, trust: watch::Receiver<Arc<Trust>>) -> anyhow::Result<Self> {
-        let (version, known) = (source.version(), trust.borrow().clone());
-        let current = Mutex::new(Current { config: build(&source, &known)?, version, trust: known });
-        Ok(Self { source, trust, current })
+    pub fn new(source: Source, clients: Clients) -> anyhow::Result<Self> {
+        let (version, trust) = (source.version(), clients.version());
+        let current = Mutex::new(Current { config: build(&source, &clients)?, version, trust });
+        Ok(Self { source, clients, current })
     }
 
     /// What the next handshake goes by. While a new certificate is no good, the one before.
     pub fn config(&self) -> Arc<ServerConfig> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let (version, trust) = (self.source.version(), self.trust.borrow().clone());
-        if version != current.version || !Arc::ptr_eq(&trust, &current.trust) {
-            match build(&self.source, &trust) {
+        let (version, trust) = (self.source.version(), self.clients.version());
+        let is_same = |one: &Option<Arc<Trust>>, other: &Option<Arc<Trust>>| {
+            one.as_ref().map(Arc::as_ptr) == other.as_ref().map(Arc::as_ptr)
+        };
+        if version != current.version || trust.0 != current.trust.0 || !is_same(&trust.1, &current.trust.1) {
+            match build(&self.source, &self.clients) {
                 Ok(config) => {
                     info!("the next handshakes go by a new certificate, or by new authorities for clients");
                     current.config = config;
@@ -93,11 +126,11 @@ impl Serving {
     }
 }
 
-fn build(source: &Source, trust: &Trust) -> anyhow::Result<Arc<ServerConfig>> {
+fn build(source: &Source, clients: &Clients) -> anyhow::Result<Arc<ServerConfig>> {
     let Leaf { chain, key } = source.read()?;
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?;
-    let builder = match trust.handshake()? {
+    let builder = match clients.verifier()? {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };

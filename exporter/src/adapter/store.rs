@@ -13,7 +13,7 @@ use super::{
     node::{Moment, Node},
     pod::{About, Pod},
     total::Total,
-    window::Span,
+    window::Spans,
 };
 use crate::stream::message::Update;
 
@@ -31,7 +31,7 @@ type ByNode = BTreeMap<Arc<str>, Shared>;
 /// What is known of all nodes.
 #[derive(Debug)]
 pub struct Store {
-    span: Span,
+    spans: Spans,
     /// After which silence of its agent nothing is said of a node and its pods.
     age: Duration,
     nodes: RwLock<ByNode>,
@@ -68,9 +68,9 @@ pub fn lock(node: &Shared) -> MutexGuard<'_, Node> {
 
 impl Store {
     /// Knows nothing yet.
-    pub fn new(window: Duration, age: Duration) -> Self {
+    pub fn new(spans: Spans, age: Duration) -> Self {
         Self {
-            span: Span::new(window),
+            spans,
             age,
             nodes: RwLock::default(),
             namespaces: RwLock::default(),
@@ -81,7 +81,7 @@ impl Store {
     /// The node of this name, made if it is new.
     pub fn node(&self, name: &str) -> Shared {
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Mutex::new(Node::new(name, self.span)));
+        let new = || Arc::new(Mutex::new(Node::new(name, self.spans.clone())));
         Arc::clone(nodes.entry(name.into()).or_insert_with(new))
     }
 
@@ -135,6 +135,11 @@ impl Store {
                 namespaces.get(namespace).into_iter().flat_map(BTreeMap::values).cloned().collect()
             }
         }
+    }
+
+    /// The longest window that may be asked for.
+    pub fn longest(&self) -> Duration {
+        Duration::from_nanos(self.spans.longest())
     }
 
     /// Whether any agent has reported of late.
@@ -226,13 +231,17 @@ fn forget(namespaces: &mut BTreeMap<String, ByNode>, namespace: &str, node: &str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::message::{self, Usage};
+    use crate::{
+        adapter::window::Span,
+        stream::message::{self, Usage},
+    };
 
     const SECOND: u64 = 1_000_000_000;
 
     /// What the pod `web` uses, as told by the agents of these nodes: each says when it was made, its uid, and how many cores.
     fn used(told: &[(&str, Option<u64>, &str, u64)]) -> Vec<f64> {
-        let store = Store::new(Duration::from_secs(10), Duration::from_secs(60));
+        let spans = Spans::new(Span::new(Duration::from_secs(10)), std::iter::empty());
+        let store = Store::new(spans, Duration::from_secs(60));
         for (stream, (node, created, uid, cores)) in (1..).zip(told) {
             let container = message::Container {
                 number: 2,
@@ -269,8 +278,9 @@ mod tests {
             store.apply(&node, stream, second).unwrap();
         }
         let read = |node: &Node, pod: &Pod| {
-            let mut total = Total::default();
-            node.add(pod, &mut total, &|_| true).then(|| (total.nanos, total.cpu().unwrap()))
+            let containers = node.containers(pod)?;
+            let nanos = containers.iter().map(|(_, total)| total.nanos).max()?;
+            Some((nanos, containers.iter().map(|(_, total)| total.cpu().unwrap()).sum::<f64>()))
         };
         store.pods(Some("shop"), |_| true, read).into_iter().map(|reading| reading.used).collect()
     }

@@ -3,14 +3,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject as _};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_rustls::rustls::{
     RootCertStore,
     crypto::ring,
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{ClientCertVerifierBuilder, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use tracing::{info, warn};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
@@ -120,15 +120,26 @@ impl Trust {
     }
 }
 
+/// Takes whom one of these authorities vouches for, and nobody else.
+///
+/// # Errors
+/// When they are none.
+pub(super) fn required(authorities: &[CertificateDer<'static>]) -> anyhow::Result<Verifier> {
+    ensure!(!authorities.is_empty(), "there is no authority");
+    Ok(builder(authorities).build()?)
+}
+
 fn verifier(authorities: &[CertificateDer<'static>]) -> anyhow::Result<Option<Verifier>> {
     if authorities.is_empty() {
         return Ok(None);
     }
+    Ok(Some(builder(authorities).allow_unauthenticated().build()?))
+}
+
+fn builder(authorities: &[CertificateDer<'static>]) -> ClientCertVerifierBuilder {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(authorities.iter().cloned());
-    let provider = Arc::new(ring::default_provider());
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    Ok(Some(builder.allow_unauthenticated().build()?))
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()))
 }
 
 fn verified(

@@ -25,7 +25,8 @@ use tracing::{info, warn};
 use super::{
     answer::discovery::Resource,
     ask::{GROUPS, METRICS},
-    flags, metric,
+    flags,
+    metric::Metrics,
     refusal::Refusal,
 };
 use crate::{
@@ -48,6 +49,8 @@ type Lists = HashMap<(&'static str, &'static str), Vec<Resource>>;
 /// The other adapter.
 pub struct Upstream {
     client: Kept,
+    /// Those that are ours.
+    own: Arc<Metrics>,
     lists: RwLock<Lists>,
     /// What is wrong with it: each is logged when it begins, and not for every question.
     trouble: Mutex<Trouble>,
@@ -77,7 +80,7 @@ impl Upstream {
     ///
     /// # Errors
     /// When the flags do not say whom to trust.
-    pub fn start(flags: &flags::Upstream) -> anyhow::Result<Option<Arc<Self>>> {
+    pub fn start(flags: &flags::Upstream, own: &Arc<Metrics>) -> anyhow::Result<Option<Arc<Self>>> {
         let Some(url) = flags.upstream.clone() else { return Ok(None) };
         let (authorities, token) = (flags.upstream_ca.clone(), flags.upstream_token_file.clone());
         let names = ["--upstream", "--upstream-ca", "--upstream-token-file"];
@@ -85,7 +88,12 @@ impl Upstream {
         let client = Kept::of(way, PATIENCE);
         // What cannot work is said at once.
         client.client()?;
-        let this = Arc::new(Self { client, lists: RwLock::default(), trouble: Mutex::new(Trouble::None) });
+        let this = Arc::new(Self {
+            client,
+            own: own.clone(),
+            lists: RwLock::default(),
+            trouble: Mutex::new(Trouble::None),
+        });
         tokio::spawn(this.clone().look());
         Ok(Some(this))
     }
@@ -185,7 +193,7 @@ impl Upstream {
                 ensure!(status.is_success(), "{group}/{version}: {status}");
                 let list: List =
                     serde_json::from_slice(&body).with_context(|| format!("of {group}/{version}"))?;
-                lists.insert((group, *version), others(list.resources));
+                lists.insert((group, *version), others(list.resources, &self.own));
             }
         }
         Ok(lists)
@@ -193,8 +201,8 @@ impl Upstream {
 }
 
 /// Those that are not ours.
-fn others(mut resources: Vec<Resource>) -> Vec<Resource> {
-    resources.retain(|resource| metric::find(resource.metric()).is_none());
+fn others(mut resources: Vec<Resource>, own: &Metrics) -> Vec<Resource> {
+    resources.retain(|resource| own.find(resource.metric()).is_none());
     resources
 }
 
@@ -206,17 +214,23 @@ mod tests {
         ask::{CUSTOM, EXTERNAL},
     };
 
+    fn own() -> Arc<Metrics> {
+        Arc::new(Metrics::new(Duration::from_secs(15)).unwrap())
+    }
+
     #[test]
     fn what_is_ours_is_not_asked_of_others() {
         let theirs = r#"[
             {"name": "pods/http_requests_per_second", "singularName": "", "namespaced": true, "kind": "MetricValueList", "verbs": ["get"]},
             {"name": "namespaces/queue_length", "singularName": "", "namespaced": false, "kind": "MetricValueList", "verbs": ["get"]},
             {"name": "queue_length", "singularName": "", "namespaced": true, "kind": "ExternalMetricValueList", "verbs": ["get"]}]"#;
-        let names: Vec<_> =
-            others(serde_json::from_str(theirs).unwrap()).into_iter().map(|own| own.name).collect();
+        let own = own();
+        let names = others(serde_json::from_str(theirs).unwrap(), &own).into_iter().map(|own| own.name);
+        let names: Vec<_> = names.collect();
         assert_eq!(names, ["namespaces/queue_length", "queue_length"]);
         for group in [CUSTOM, EXTERNAL] {
-            assert!(!discovery::own(group).is_empty() && others(discovery::own(group)).is_empty());
+            let listed = discovery::own(group, &own);
+            assert!(!listed.is_empty() && others(listed, &own).is_empty());
         }
     }
 
@@ -227,9 +241,9 @@ mod tests {
             upstream_token_file: Some("token".into()),
             ..flags::Upstream::default()
         };
-        assert!(Upstream::start(&flags("http://adapter.test")).is_err());
-        let error = Upstream::start(&flags("https://adapter.test")).err().expect("whom to trust?");
+        assert!(Upstream::start(&flags("http://adapter.test"), &own()).is_err());
+        let error = Upstream::start(&flags("https://adapter.test"), &own()).err().expect("whom to trust?");
         assert!(error.to_string().contains("--upstream-ca"), "{error}");
-        assert!(Upstream::start(&flags::Upstream::default()).is_ok_and(|none| none.is_none()));
+        assert!(Upstream::start(&flags::Upstream::default(), &own()).is_ok_and(|none| none.is_none()));
     }
 }

@@ -79,9 +79,13 @@ fn the_api_server_takes_every_object() {
         ("the kubelet", with(&["podSource=kubelet", "seLinuxOptions.type=spc_t"])),
         ("CRI", with(&["podSource=cri", "env.PODMETER_MAX_CGROUPS=8192", "imagePullSecrets[0].name=pull"])),
     ];
-    let adapter = ["adapter.enabled=true", "adapter.source=prometheus=https://thanos.monitoring.svc"];
+    let adapter = [
+        "adapter.enabled=true",
+        "adapter.source=prometheus=https://thanos.monitoring.svc",
+        "adapter.keda.authority=keda",
+    ];
     sets.push(("the adapter", with(&adapter)));
-    for file in ["hpa", "keda-scaledobject"] {
+    for file in ["hpa", "keda-scaledobject", "adapter/keda"] {
         let text = fs::read_to_string(path(&format!("deploy/autoscaling/{file}.yaml"))).expect("ours");
         sets.push((file, parse(&text)));
     }

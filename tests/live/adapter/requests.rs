@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podmeter_tests::wait;
+use podmeter_tests::{temp::TempDir, wait};
 use serde_json::json;
 
 use super::lab::{Lab, Recording, at_least, quantity, seconds};
@@ -73,15 +73,32 @@ pub(super) fn answered(stream: &mut TcpStream) -> std::io::Result<()> {
 
 #[test]
 fn the_api_says_what_the_client_counted() {
-    are_counted(&Lab::start(&["--window", "5"]));
+    are_counted(Lab::start);
 }
 
 #[test]
 fn from_prometheus_it_says_the_same() {
-    are_counted(&Lab::by_prometheus(&["--window", "5"]));
+    are_counted(Lab::by_prometheus);
 }
 
-fn are_counted(lab: &Lab) {
+/// Metrics of the user's own: one that there is by route too, with a longer window; a quantile; a ratio.
+const OWN: &str = r#"
+metrics:
+- name: hello_per_second
+  query: rate(http_server_request_duration_seconds_count{http_route="/hello"}[10s])
+- name: hello_p90_seconds
+  query: histogram_quantile(0.9, sum by (le) (rate(http_server_request_duration_seconds_bucket{http_route="/hello"}[5s])))
+- name: error_ratio
+  query: |
+    rate(http_server_request_duration_seconds_count{http_response_status_code=~"5.."}[5s])
+      / rate(http_server_request_duration_seconds_count[5s])
+"#;
+
+fn are_counted(start: fn(&[&str]) -> Lab) {
+    let files = TempDir::new("metrics");
+    files.file("metrics.yaml", OWN);
+    let file = files.path().join("metrics.yaml").display().to_string();
+    let lab = &start(&["--window", "5", "--metrics", &file]);
     let owner = json!([{
         "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d4f8c7b9", "uid": "u", "controller": true}]);
     let labels = json!({"app": "web", "pod-template-hash": "5d4f8c7b9"});
@@ -143,6 +160,7 @@ fn are_counted(lab: &Lab) {
     let errors = of(&format!("{CUSTOM}/pods/web-1/http_errors_per_second"));
     assert!((errors / first * 3.0 - 1.0).abs() < 0.1, "{errors} of {first} fail");
     assert_eq!(of(&format!("{CUSTOM}/pods/web-2/http_errors_per_second")), 0.0);
+    are_those_of_the_file(lab);
     let [p50, p99] =
         ["p50", "p99"].map(|q| of(&format!("{CUSTOM}/services/web/http_request_duration_{q}_seconds")));
     assert!(p50 > 0.0 && p50 <= p99 && p99 < 5.0, "{p50} {p99}");
@@ -169,8 +187,10 @@ fn are_counted(lab: &Lab) {
         (of(&format!("{CUSTOM}/pods/web-1/http_requests_per_second")) == 0.0).then_some(())
     });
     assert_eq!(of(&format!("{CUSTOM}/pods/web-1/http_active_requests")), 0.0);
-    let (code, status) = lab.get(&format!("{CUSTOM}/pods/web-1/http_request_duration_p99_seconds"));
-    assert_eq!((code, &status["reason"]), (404, &json!("NotFound")), "{status}");
+    for metric in ["http_request_duration_p99_seconds", "hello_p90_seconds", "error_ratio"] {
+        let (code, status) = lab.get(&format!("{CUSTOM}/pods/web-1/{metric}"));
+        assert_eq!((code, &status["reason"]), (404, &json!("NotFound")), "{status}");
+    }
     for path in [
         "pods/web-1/made_up",
         "services/gone/http_requests_per_second",
@@ -181,4 +201,44 @@ fn are_counted(lab: &Lab) {
     let old =
         lab.answer("/apis/custom.metrics.k8s.io/v1beta1/namespaces/shop/pods/web-1/http_requests_per_second");
     assert_eq!(old["items"][0]["metricName"], "http_requests_per_second", "{old}");
+}
+
+/// What the metrics of [`OWN`] are, beside those that there are anyway, of pods, of all pods of a Service, and by selector.
+fn are_those_of_the_file(lab: &Lab) {
+    let of = |path: &str| quantity(&lab.answer(path)["items"][0]["value"]);
+    let custom = |path: &str| of(&format!("{CUSTOM}/{path}"));
+    let by_selector = |metric: &str| of(&format!("{EXTERNAL}/{metric}?labelSelector=app%3Dweb"));
+    // Both are asked for one after the other, of a load that is about the same.
+    let about = |what: &str, own: f64, other: f64, bound: f64| {
+        println!("{what}: {own:.4} by the user's query, {other:.4} by what there is anyway");
+        assert!((own / other - 1.0).abs() < bound, "{what}: {own} is not {other}");
+    };
+    let hello = "?metricLabelSelector=route%3Dhello";
+    for object in ["pods/web-1", "services/web"] {
+        let rate = custom(&format!("{object}/http_requests_per_second{hello}"));
+        about(&format!("requests of {object}"), custom(&format!("{object}/hello_per_second")), rate, 0.3);
+        let [requests, errors] =
+            ["requests", "errors"].map(|kind| custom(&format!("{object}/http_{kind}_per_second")));
+        about(
+            &format!("errors of {object}"),
+            custom(&format!("{object}/error_ratio")),
+            errors / requests,
+            0.1,
+        );
+        let quantile = custom(&format!("{object}/http_request_duration_p90_seconds{hello}"));
+        about(&format!("latency of {object}"), custom(&format!("{object}/hello_p90_seconds")), quantile, 0.5);
+    }
+    about("errors by selector", by_selector("error_ratio"), custom("services/web/error_ratio"), 0.1);
+    assert_eq!(custom("pods/web-2/error_ratio"), 0.0);
+    let item = lab.answer(&format!("{CUSTOM}/pods/web-1/hello_per_second"))["items"][0].clone();
+    let window = item["windowSeconds"].as_u64().expect("a number");
+    assert!((10..=14).contains(&window), "{item}");
+    for (group, name) in [
+        ("custom.metrics.k8s.io/v1beta2", "services/error_ratio"),
+        ("external.metrics.k8s.io/v1beta1", "error_ratio"),
+    ] {
+        let list = lab.answer(&format!("/apis/{group}"));
+        let resources = list["resources"].as_array().expect("a list");
+        assert!(resources.iter().any(|resource| resource["name"] == name), "{list}");
+    }
 }

@@ -18,6 +18,7 @@ const PROMTOOL: Module = Module {
     version: steps::PROMETHEUS.version,
     tags: steps::PROMETHEUS.tags,
     list: None,
+    copies: None,
     link: "",
 };
 
@@ -28,6 +29,7 @@ const ALERTMANAGER: Module = Module {
     version: "v0.31.1",
     tags: "",
     list: None,
+    copies: None,
     link: "",
 };
 
@@ -37,6 +39,7 @@ const AMTOOL: Module = Module {
     version: ALERTMANAGER.version,
     tags: "",
     list: None,
+    copies: None,
     link: "",
 };
 
@@ -46,6 +49,7 @@ const HELM: Module = Module {
     version: "v4.3.1",
     tags: "",
     list: None,
+    copies: None,
     link: "",
 };
 
@@ -55,6 +59,7 @@ const KUSTOMIZE: Module = Module {
     version: "v5.8.0",
     tags: "",
     list: None,
+    copies: None,
     link: "",
 };
 
@@ -77,7 +82,13 @@ const DEFINITIONS: [(&str, &[&str]); 2] = [
             "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
         ],
     ),
-    ("github.com/kedacore/keda/v2@v2.21.0", &["config/crd/bases/keda.sh_scaledobjects.yaml"]),
+    (
+        steps::KEDA,
+        &[
+            "config/crd/bases/keda.sh_scaledobjects.yaml",
+            "config/crd/bases/keda.sh_triggerauthentications.yaml",
+        ],
+    ),
 ];
 
 const TESTS: [&str; 4] = ["test", "--package=podmeter-tests", "--test=deploy-programs", "--no-fail-fast"];

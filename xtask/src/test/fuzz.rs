@@ -15,7 +15,7 @@ const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2" };
 const SECONDS: u32 = 10;
 
 /// Every target in fuzz/, each from its seeds.
-const TARGETS: [&str; 9] = [
+const TARGETS: [&str; 10] = [
     "normaliser",
     "patterns",
     "head",
@@ -25,6 +25,7 @@ const TARGETS: [&str; 9] = [
     "cgroup_files",
     "adapter_request",
     "stream_update",
+    "adapter_metrics",
 ];
 
 /// Runs them one after the other; an input that fails is in target/fuzz/artifacts, and what printed it says how to try it again.

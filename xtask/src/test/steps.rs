@@ -12,7 +12,7 @@ use crate::{
     command::{cargo, find, is_root, output, root, run as run_command, succeeds, watch},
     cross, doc,
     ebpf::{self, Warnings},
-    go::Module,
+    go::{Copies, Module},
     install::{self, Tool},
     vm,
 };
@@ -50,6 +50,7 @@ pub(super) const PROMETHEUS: Module = Module {
     version: "v0.316.0",
     tags: "remove_all_sd,enable_kubernetes_sd",
     list: None,
+    copies: None,
     link: "",
 };
 
@@ -77,6 +78,7 @@ const PROMETHEUS_ADAPTER: Module = Module {
     tags: "",
     // Its path in the proxy cannot be asked for what versions there are, as `go install` would.
     list: Some("tests/kubernetes/prometheus-adapter"),
+    copies: None,
     link: "-s -w",
 };
 
@@ -88,6 +90,7 @@ pub(super) const fn kubernetes(name: &'static str, package: &'static str) -> Mod
         version: "v1.37.2",
         tags: "selinux,notest,grpcnotrace",
         list: Some("tests/kubernetes"),
+        copies: None,
         link: "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 \
            -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/client-go/pkg/version.gitVersion=v1.37.2",
     }
@@ -100,11 +103,32 @@ const ETCD: Module = Module {
     version: "v3.7.3",
     tags: "",
     list: Some("tests/kubernetes/etcd"),
+    copies: None,
+    link: "-s -w",
+};
+
+/// KEDA.
+pub(super) const KEDA: &str = "github.com/kedacore/keda/v2@v2.21.0";
+
+/// KEDA's client of external scalers. Its package has those of 70 services beside it, with all of their makers' libraries.
+const KEDA_SCALER: Module = Module {
+    name: "keda-scaler",
+    package: "./scaler",
+    version: "v2.21.0",
+    tags: "",
+    list: Some("tests/kubernetes/keda"),
+    copies: Some(Copies {
+        module: KEDA,
+        package: "pkg/scalers",
+        files: &["scaler.go", "external_scaler.go"],
+        folder: "scalers",
+    }),
     link: "-s -w",
 };
 
 /// What the live tests find by a variable.
-pub(super) const BUILT: [(&str, &Module); 8] = [
+pub(super) const BUILT: [(&str, &Module); 9] = [
+    ("PODMETER_KEDA_SCALER", &KEDA_SCALER),
     ("PODMETER_PROMETHEUS", &PROMETHEUS),
     ("PODMETER_PROMETHEUS_ADAPTER", &PROMETHEUS_ADAPTER),
     ("PODMETER_ETCD", &ETCD),
@@ -270,7 +294,8 @@ mod tests {
             let Some(list) = module.list else { continue };
             let list = fs::read_to_string(root().unwrap().join(list).join("go.mod")).unwrap();
             let named = list.lines().filter_map(|line| line.trim().split_once(' '));
-            let mut named = named.filter(|(name, _)| module.package.starts_with(name));
+            let package = module.copies.as_ref().map_or(module.package, |copies| copies.module);
+            let mut named = named.filter(|(name, _)| package.starts_with(name));
             assert!(
                 named.any(|(_, version)| version.split(' ').next() == Some(module.version)),
                 "{}",

@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 use super::{date, json as answer, quantity};
 use crate::adapter::{
     ask::Ask,
-    metric::{self, Metric},
+    metric::{self, Metric, Metrics},
     node::Moment,
     pod::About,
+    query::Gathered,
     refusal::Refusal,
     selector::Selector,
     store::{Reading, Store},
-    total::Total,
 };
 
 /// An object that has pods, and the metric that is asked of it.
@@ -20,7 +20,7 @@ pub struct Wanted<'a> {
     /// The version of the API.
     pub version: &'a str,
     /// The metric.
-    pub metric: &'static Metric,
+    pub metric: &'a Metric,
     /// The namespace of the pods.
     pub namespace: &'a str,
 }
@@ -38,22 +38,28 @@ pub fn reference(api_version: &str, kind: &str, namespace: Option<&str>, name: &
 ///
 /// # Errors
 /// When there is none of that name, or none by the labels that are selected.
-pub fn find(name: &str, series: &Selector, of: &str) -> Result<&'static Metric, Refusal> {
+pub fn find<'a>(
+    metrics: &'a Metrics,
+    name: &str,
+    series: &Selector,
+    of: &str,
+) -> Result<&'a Metric, Refusal> {
     let missing = || Refusal::no_metric(format!("the server could not find the metric {name} for {of}"));
-    let metric = metric::find(name).ok_or_else(missing)?;
-    if series.is_empty() || metric.by_route { Ok(metric) } else { Err(missing()) }
+    let metric = metrics.find(name).ok_or_else(missing)?;
+    if series.is_empty() || metric.query.is_by_route() { Ok(metric) } else { Err(missing()) }
 }
 
 fn read(
     store: &Store,
-    ask: &Ask,
-    namespace: Option<&str>,
+    series: &Selector,
+    metric: &Metric,
+    namespace: &str,
     wants: impl Fn(&About) -> bool,
-) -> Vec<Reading<Total>> {
-    let by_route = |route: &str| metric::wants(&ask.series, route);
-    store.pods(namespace, wants, |node, pod| {
-        let mut total = Total::default();
-        node.add(pod, &mut total, &by_route).then_some((total.nanos, total))
+) -> Vec<Reading<Gathered>> {
+    let by_route = |route: &str| metric::wants(series, route);
+    store.pods(Some(namespace), wants, |node, pod| {
+        let gathered = node.gather(pod, &metric.query, &by_route)?;
+        Some((gathered.nanos, gathered))
     })
 }
 
@@ -67,9 +73,9 @@ pub fn pods(store: &Store, ask: &Ask, wanted: &Wanted<'_>, name: &str) -> Result
             && ask.labels.matches(&about.labels)
             && ask.fields.matches(&about.namespace, &about.name)
     };
-    let readings = read(store, ask, Some(wanted.namespace), wants);
+    let readings = read(store, &ask.series, wanted.metric, wanted.namespace, wants);
     let items = readings.iter().filter_map(|reading| {
-        let value = quantity((wanted.metric.value)(&reading.used)?)?;
+        let value = quantity(wanted.metric.query.value(&reading.used)?)?;
         let about = &reading.about;
         let object = reference("/v1", "Pod", Some(&about.namespace), &about.name);
         Some(item(wanted, ask, object, &reading.moment, value))
@@ -89,44 +95,79 @@ pub fn object(
     pods: impl Fn(&About) -> bool,
 ) -> Result<Response, Refusal> {
     let kind = object["kind"].as_str().unwrap_or_default().to_owned();
-    let together = together(store, ask, wanted.namespace, pods);
-    let items = together.and_then(|(moment, total)| {
-        let value = quantity((wanted.metric.value)(&total)?)?;
+    let together = together(store, &ask.series, wanted.metric, wanted.namespace, pods);
+    let items = together.and_then(|(moment, value)| {
+        let value = quantity(value)?;
         Some(item(wanted, ask, object, &moment, value))
     });
     list(wanted, items.into_iter().collect(), &kind)
 }
 
-/// What pods used together, and the oldest moment that is a part of it.
+/// A metric of pods together, and the oldest moment that is a part of it.
 fn together(
     store: &Store,
-    ask: &Ask,
+    series: &Selector,
+    metric: &Metric,
     namespace: &str,
     pods: impl Fn(&About) -> bool,
-) -> Option<(Moment, Total)> {
-    let readings = read(store, ask, Some(namespace), pods);
-    let mut total = Total::default();
-    readings.iter().for_each(|reading| total.merge(&reading.used));
+) -> Option<(Moment, f64)> {
+    let readings = read(store, series, metric, namespace, pods);
+    let mut gathered = metric.query.nothing();
+    readings.iter().for_each(|reading| gathered.merge(&reading.used));
     let date = readings.iter().map(|reading| reading.moment.date).min()?;
-    Some((Moment { date, nanos: total.nanos }, total))
+    Some((Moment { date, nanos: gathered.nanos }, metric.query.value(&gathered)?))
 }
 
-/// A metric of all pods of a namespace that are selected, together.
+/// The metric of a name, and of one selector what it says of routes and what of pods.
+///
+/// # Errors
+/// When there is no such metric, or none by route.
+pub fn of_pods<'a>(
+    metrics: &'a Metrics,
+    name: &str,
+    selector: &Selector,
+) -> Result<(&'a Metric, Selector, Selector), Refusal> {
+    let (series, labels) = selector.clone().split(|label| label == metric::ROUTE);
+    let metric = find(metrics, name, &series, "pods of this namespace")?;
+    Ok((metric, series, labels))
+}
+
+/// A metric of all pods of a namespace that are selected, together, and when it was so.
+///
+/// # Errors
+/// When no pod has it.
+pub fn selected(
+    store: &Store,
+    metric: &Metric,
+    namespace: &str,
+    series: &Selector,
+    labels: &Selector,
+) -> Result<(Moment, f64), Refusal> {
+    let found = together(store, series, metric, namespace, |about| labels.matches(&about.labels));
+    found.ok_or_else(|| none_selected(metric, namespace))
+}
+
+fn none_selected(metric: &Metric, namespace: &str) -> Refusal {
+    let name = &metric.name;
+    Refusal::no_metric(format!(
+        "the server could not find the metric {name} for pods of {namespace} with this selector"
+    ))
+}
+
+/// A metric by selector, as the external metrics API has it.
 ///
 /// # Errors
 /// When there is no such metric, or no pod has it.
-pub fn external(store: &Store, ask: &Ask, namespace: &str, name: &str) -> Result<Response, Refusal> {
-    // What is said of routes is not said of pods.
-    let (series, labels) = ask.labels.clone().split(|label| label == metric::ROUTE);
-    let metric = find(name, &series, "pods of this namespace")?;
-    let ask = Ask { series, labels, ..ask.clone() };
-    let found = together(store, &ask, namespace, |about| ask.labels.matches(&about.labels));
-    let value = found.and_then(|(moment, total)| Some((moment, quantity((metric.value)(&total)?)?)));
-    let (moment, value) = value.ok_or_else(|| {
-        Refusal::no_metric(format!(
-            "the server could not find the metric {name} for pods of {namespace} with this selector"
-        ))
-    })?;
+pub fn external(
+    store: &Store,
+    metrics: &Metrics,
+    ask: &Ask,
+    namespace: &str,
+    name: &str,
+) -> Result<Response, Refusal> {
+    let (metric, series, labels) = of_pods(metrics, name, &ask.labels)?;
+    let (moment, value) = selected(store, metric, namespace, &series, &labels)?;
+    let value = quantity(value).ok_or_else(|| none_selected(metric, namespace))?;
     let body = json!({
         "kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1", "metadata": {},
         "items": [{
@@ -138,7 +179,7 @@ pub fn external(store: &Store, ask: &Ask, namespace: &str, name: &str) -> Result
 }
 
 fn item(wanted: &Wanted<'_>, ask: &Ask, object: Value, moment: &Moment, value: String) -> Value {
-    let (name, selector) = (wanted.metric.name, ask.series.json());
+    let (name, selector) = (&*wanted.metric.name, ask.series.json());
     let (timestamp, window) = (date(moment.date), moment.nanos / 1_000_000_000);
     if wanted.version == "v1beta1" {
         return json!({
@@ -154,7 +195,7 @@ fn item(wanted: &Wanted<'_>, ask: &Ask, object: Value, moment: &Moment, value: S
 
 fn list(wanted: &Wanted<'_>, items: Vec<Value>, of: &str) -> Result<Response, Refusal> {
     if items.is_empty() {
-        let name = wanted.metric.name;
+        let name = &wanted.metric.name;
         return Err(Refusal::no_metric(format!("the server could not find the metric {name} for {of}")));
     }
     let body = json!({

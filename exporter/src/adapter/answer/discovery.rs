@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::json as answer;
 use crate::adapter::{
     ask::{CUSTOM, GROUPS, METRICS},
-    metric,
+    metric::{Metric, Metrics},
 };
 
 /// The kinds of objects that metrics are listed for; others that have pods can be asked for too.
@@ -44,7 +44,7 @@ impl Resource {
 }
 
 /// The resources of a group that are served here.
-pub fn own(group: &str) -> Vec<Resource> {
+pub fn own(group: &str, metrics: &Metrics) -> Vec<Resource> {
     match group {
         METRICS => vec![
             Resource::new("nodes", false, "NodeMetrics", &["get", "list"]),
@@ -52,14 +52,13 @@ pub fn own(group: &str) -> Vec<Resource> {
         ],
         CUSTOM => LISTED
             .iter()
-            .flat_map(|of| metric::ALL.iter().map(move |metric| format!("{of}/{}", metric.name)))
+            .flat_map(|of| metrics.all().iter().map(move |metric| format!("{of}/{}", metric.name)))
             .map(|name| Resource::new(name, true, "MetricValueList", &["get"]))
             .collect(),
         _ => {
-            let of = |metric: &metric::Metric| {
-                Resource::new(metric.name, true, "ExternalMetricValueList", &["get"])
-            };
-            metric::ALL.iter().map(of).collect()
+            let of =
+                |metric: &Metric| Resource::new(&*metric.name, true, "ExternalMetricValueList", &["get"]);
+            metrics.all().iter().map(of).collect()
         }
     }
 }

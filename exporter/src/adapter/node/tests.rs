@@ -8,7 +8,7 @@ use crate::stream::message::{Container as Told, Usage};
 const SECOND: u64 = 1_000_000_000;
 
 fn node() -> Node {
-    Node::new("n", Span::new(Duration::from_secs(15)))
+    Node::new("n", Spans::new(Span::new(Duration::from_secs(15)), std::iter::empty()))
 }
 
 fn pod(number: u32, name: &str, containers: &[(u32, &str)]) -> message::Pod {
@@ -37,9 +37,14 @@ fn update(full: bool, instance: u64, nanos: u64, pods: Vec<message::Pod>, usages
 }
 
 fn cores(node: &Node) -> Vec<(String, f64)> {
+    let query = "rate(container_cpu_usage_seconds_total[15s])";
+    let query = Query::parse(query, Duration::from_secs(1)).unwrap();
     let used = |pod: &Pod| {
-        let mut total = Total::default();
-        node.add(pod, &mut total, &|_| true).then(|| (pod.about.name.clone(), total.cpu().unwrap()))
+        let gathered = node.gather(pod, &query, &|_| true)?;
+        let total: f64 = node.containers(pod)?.iter().map(|(_, total)| total.cpu().unwrap()).sum();
+        let cores = query.value(&gathered).unwrap();
+        assert!((cores - total).abs() <= total * 1e-9, "{cores} is not {total}");
+        Some((pod.about.name.clone(), total))
     };
     node.pods().filter_map(used).collect()
 }
