@@ -6,6 +6,7 @@ mod holding;
 mod keda;
 mod kubectl;
 mod lab;
+mod lag;
 mod made_up;
 mod private;
 mod requests;

@@ -1,7 +1,7 @@
 //! Names from a real API server: pods are written to it for cgroups that are real too.
 
 mod beside;
-mod kubelet;
+pub(crate) mod kubelet;
 mod lives;
 mod names;
 pub(crate) mod node;

@@ -34,11 +34,16 @@ pub(crate) struct Prometheus {
 impl Prometheus {
     /// Starts it; it scrapes the agent every second, and `wants` more of it.
     pub(crate) fn start(program: &str, agent: &Agent, wants: &str) -> Self {
+        Self::start_every(1, program, agent, wants)
+    }
+
+    /// As [`Self::start`], with a scrape every so many seconds.
+    pub(crate) fn start_every(seconds: u32, program: &str, agent: &Agent, wants: &str) -> Self {
         let directory = TempDir::new("prometheus");
         let config = directory.file(
             "prometheus.yml",
             format!(
-                "global: {{ scrape_interval: 1s, scrape_timeout: 1s{wants} }}\n\
+                "global: {{ scrape_interval: {seconds}s, scrape_timeout: 1s{wants} }}\n\
                  scrape_configs:\n- job_name: podmeter\n  static_configs: [ {{ targets: [ '{}' ] }} ]\n",
                 agent.address
             ),

@@ -1,6 +1,7 @@
 //! A real Kubernetes API server with its etcd, on loopback; gone, with all that it knew, when dropped.
 
 mod controllers;
+pub mod following;
 mod keys;
 pub mod kubelet;
 

@@ -11,6 +11,7 @@ mod ebpf;
 mod go;
 mod image;
 mod install;
+mod lag;
 mod test;
 mod vm;
 
@@ -26,6 +27,7 @@ enum Task {
     Test(test::Options),
     Doc(doc::Options),
     Bench(bench::Options),
+    Lag(lag::Options),
     Vm(vm::Task),
     Cross(cross::Options),
     Image(image::Options),
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Task::Doc(options) => doc::run(&options),
         Task::Image(options) => image::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Lag(options) => lag::run(&options),
         Task::Cross(options) => cross::run(&options),
         Task::Vm(task) => match vm::run(&task) {
             Ok(code) => return code,

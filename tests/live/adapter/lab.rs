@@ -189,7 +189,7 @@ impl Lab {
 }
 
 /// Tells the API server who serves the groups, as deploy/ does. Whom to trust that it is they, the adapter tells it.
-fn register(node: &Node, port: u16) {
+pub(super) fn register(node: &Node, port: u16) {
     let service = json!({
         "metadata": {"name": ACCOUNT},
         "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]}});
@@ -210,7 +210,7 @@ fn shipped(file: &str) -> Vec<Value> {
         .collect()
 }
 
-fn adapter(node: &Node, files: &TempDir, port: u16, source: &str, flags: &[&str]) -> Adapter {
+pub(super) fn adapter(node: &Node, files: &TempDir, port: u16, source: &str, flags: &[&str]) -> Adapter {
     let token = files.path().join("token").display().to_string();
     let server = format!("https://127.0.0.1:{}", node.cluster.port());
     let authority = node.cluster.authority().display().to_string();
@@ -226,11 +226,11 @@ fn adapter(node: &Node, files: &TempDir, port: u16, source: &str, flags: &[&str]
 }
 
 /// Gives the adapter's account the rights that are shipped, and no other.
-fn grant(node: &Node) {
+pub(super) fn grant(node: &Node) {
     allow(node, "rbac.yaml");
 }
 
-fn allow(node: &Node, file: &str) {
+pub(super) fn allow(node: &Node, file: &str) {
     const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
     for object in shipped(file) {
         let kind = format!("{}s", object["kind"].as_str().expect("a kind").to_lowercase());

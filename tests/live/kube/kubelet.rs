@@ -58,7 +58,7 @@ fn of_pods(text: &str, name: &str, pod: &str) -> BTreeMap<Labels, f64> {
     found
 }
 
-pub(super) fn container(name: &str, script: &str) -> Value {
+pub(crate) fn container(name: &str, script: &str) -> Value {
     json!({
         "name": name, "image": IMAGE, "imagePullPolicy": "Never", "command": ["/bin/sh", "-c", script],
         "resources": {
@@ -66,7 +66,7 @@ pub(super) fn container(name: &str, script: &str) -> Value {
     })
 }
 
-pub(super) fn pod(containers: &Value, init: &Value) -> Value {
+pub(crate) fn pod(containers: &Value, init: &Value) -> Value {
     json!({
         "nodeName": NODE, "hostNetwork": true, "automountServiceAccountToken": false, "enableServiceLinks": false,
         "terminationGracePeriodSeconds": 0, "tolerations": [{"operator": "Exists"}],

@@ -49,14 +49,24 @@ impl Cluster {
     /// # Panics
     /// When the program is not there.
     pub fn start_controllers(&mut self) {
+        let names = "horizontal-pod-autoscaler-controller,deployment-controller,replicaset-controller";
+        self.start_some(names, &["--horizontal-pod-autoscaler-sync-period=1s"]);
+    }
+
+    /// Starts the controller of HorizontalPodAutoscalers alone, as it is by default: nobody does what it decides.
+    ///
+    /// # Panics
+    /// When the program is not there.
+    pub fn start_autoscaler(&mut self) {
+        self.start_some("horizontal-pod-autoscaler-controller", &[]);
+    }
+
+    fn start_some(&mut self, names: &str, flags: &[&str]) {
         let port = free_port();
         let config = self.kubeconfig();
         let mut command = Command::new(program("PODMETER_KUBE_CONTROLLER_MANAGER"));
-        command.args(["--leader-elect=false", "--bind-address=127.0.0.1"]);
-        command.arg("--horizontal-pod-autoscaler-sync-period=1s");
-        command.arg(
-            "--controllers=horizontal-pod-autoscaler-controller,deployment-controller,replicaset-controller",
-        );
+        command.args(["--leader-elect=false", "--bind-address=127.0.0.1"]).args(flags);
+        command.arg(format!("--controllers={names}"));
         command.arg(format!("--secure-port={port}")).arg(format!("--kubeconfig={config}"));
         for flag in ["cert-dir", "flex-volume-plugin-dir"] {
             command.arg(format!("--{flag}={}", self.directory.path().display()));

@@ -4,7 +4,7 @@ mod deploy;
 mod fuzz;
 mod replicas;
 mod report;
-mod steps;
+pub(crate) mod steps;
 
 use std::process::ExitCode;
 

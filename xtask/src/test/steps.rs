@@ -127,7 +127,7 @@ const KEDA_SCALER: Module = Module {
 };
 
 /// What the live tests find by a variable.
-pub(super) const BUILT: [(&str, &Module); 9] = [
+pub(crate) const BUILT: [(&str, &Module); 9] = [
     ("PODMETER_KEDA_SCALER", &KEDA_SCALER),
     ("PODMETER_PROMETHEUS", &PROMETHEUS),
     ("PODMETER_PROMETHEUS_ADAPTER", &PROMETHEUS_ADAPTER),
