@@ -12,7 +12,7 @@ use crate::{
 const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2" };
 
 /// For how long each target runs, seconds.
-const SECONDS: u32 = 10;
+const SECONDS: u32 = 6;
 
 /// Every target in fuzz/, each from its seeds.
 const TARGETS: [&str; 10] = [
