@@ -48,7 +48,6 @@ fn of(name: &str, lab: &Lab) {
         wait::until("time to pass", || (begin.elapsed() >= length).then_some(()));
     };
     let mut lags = Vec::new();
-    said(Instant::now(), 0.0);
     for _ in 0..EVENTS / 2 {
         pause();
         let mut waiting = TcpStream::connect(&address).expect("the server listens");
