@@ -15,4 +15,5 @@ mod rotation;
 mod scaling;
 mod security;
 mod upstream;
+mod vpa;
 mod workload;

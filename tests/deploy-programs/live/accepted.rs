@@ -27,7 +27,7 @@ pub(crate) fn place(object: &Value) -> String {
     }
 }
 
-/// A cluster with the definitions of what the operator of Prometheus and KEDA add.
+/// A cluster with the definitions of what the operator of Prometheus, KEDA and the Vertical Pod Autoscaler add.
 fn cluster() -> Cluster {
     let cluster = Cluster::start();
     cluster.create("/api/v1/namespaces", &json!({ "metadata": { "name": "podmeter" } }));
@@ -85,9 +85,15 @@ fn the_api_server_takes_every_object() {
         "adapter.keda.authority=keda",
     ];
     sets.push(("the adapter", with(&adapter)));
-    for file in ["hpa", "keda-scaledobject", "adapter/keda"] {
-        let text = fs::read_to_string(path(&format!("deploy/autoscaling/{file}.yaml"))).expect("ours");
-        sets.push((file, parse(&text)));
+    let examples = fs::read_dir(path("deploy/autoscaling/adapter")).expect("ours").flatten();
+    let mut examples: Vec<_> = examples.map(|file| file.path().display().to_string()).collect();
+    examples.retain(|file| file.ends_with(".yaml"));
+    assert!(examples.iter().any(|file| file.ends_with("/vpa.yaml")), "{examples:?}");
+    for file in ["hpa", "keda-scaledobject"] {
+        examples.push(path(&format!("deploy/autoscaling/{file}.yaml")).display().to_string());
+    }
+    for file in &examples {
+        sets.push((file.as_str(), parse(&fs::read_to_string(file).expect("ours"))));
     }
     let refused: Vec<_> = sets
         .iter()

@@ -12,7 +12,12 @@ use std::{
 };
 
 use podmeter_tests::{
-    adapter::Adapter, agent::Agent, cgroup::Cgroup, cluster::NAMESPACE, machine::free_port, temp::TempDir,
+    adapter::Adapter,
+    agent::Agent,
+    cgroup::Cgroup,
+    cluster::{Cluster, NAMESPACE},
+    machine::free_port,
+    temp::TempDir,
     wait,
 };
 use serde::Deserialize as _;
@@ -101,7 +106,7 @@ impl Lab {
         let port = free_port();
         register(&node, port);
         let prometheus = matches!(between, Between::Prometheus).then(|| {
-            allow(&node, "../components/adapter-prometheus/rbac.yaml");
+            allow(&node.cluster, &shipped("../components/adapter-prometheus/rbac.yaml"));
             Prometheus::start(&current(), &agent, BOTH)
         });
         let source = match (&prometheus, between) {
@@ -201,13 +206,16 @@ pub(super) fn register(node: &Node, port: u16) {
 }
 
 /// The objects of a file that is shipped, for the tests' namespace.
-fn shipped(file: &str) -> Vec<Value> {
+pub(super) fn shipped(file: &str) -> Vec<Value> {
     let path = format!("{}/../deploy/kustomize/adapter/{file}", env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(path).expect("it is shipped");
-    let text = text.replace("namespace: podmeter\n", &format!("namespace: {NAMESPACE}\n"));
-    serde_yaml_ng::Deserializer::from_str(&text)
-        .map(|object| Value::deserialize(object).expect("YAML"))
-        .collect()
+    objects(&text.replace("namespace: podmeter\n", &format!("namespace: {NAMESPACE}\n")))
+}
+
+/// The objects of a file's text.
+pub(super) fn objects(text: &str) -> Vec<Value> {
+    let documents = serde_yaml_ng::Deserializer::from_str(text);
+    documents.map(|object| Value::deserialize(object).expect("YAML")).collect()
 }
 
 pub(super) fn adapter(node: &Node, files: &TempDir, port: u16, source: &str, flags: &[&str]) -> Adapter {
@@ -227,18 +235,19 @@ pub(super) fn adapter(node: &Node, files: &TempDir, port: u16, source: &str, fla
 
 /// Gives the adapter's account the rights that are shipped, and no other.
 pub(super) fn grant(node: &Node) {
-    allow(node, "rbac.yaml");
+    allow(&node.cluster, &shipped("rbac.yaml"));
 }
 
-pub(super) fn allow(node: &Node, file: &str) {
+/// Makes roles and their bindings.
+pub(super) fn allow(cluster: &Cluster, objects: &[Value]) {
     const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
-    for object in shipped(file) {
+    for object in objects {
         let kind = format!("{}s", object["kind"].as_str().expect("a kind").to_lowercase());
         let path = match object["metadata"]["namespace"].as_str() {
             Some(namespace) => format!("{RBAC}/namespaces/{namespace}/{kind}"),
             None => format!("{RBAC}/{kind}"),
         };
-        node.cluster.create(&path, &object);
+        cluster.create(&path, object);
     }
 }
 
@@ -249,6 +258,16 @@ pub(super) struct Recording {
 }
 
 impl Recording {
+    /// The CPU time of a cgroup, s: the kernel's own account.
+    pub(super) fn of_cpu(cgroup: &Cgroup) -> Self {
+        let file = cgroup.v2().join("cpu.stat");
+        Self::start(move || {
+            let text = fs::read_to_string(&file).expect("the cgroup is there");
+            let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse::<f64>().ok());
+            usage.expect("a usage") / 1e6
+        })
+    }
+
     /// Reads it a hundred times a second.
     pub(super) fn start(read: impl Fn() -> f64 + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
@@ -300,8 +319,19 @@ impl Growth {
         let ends = (0..=100).map(|step| end + f64::from(step) / 100.0);
         let last = self.0.last().expect("recorded").0;
         let rates = ends.filter(|end| *end < last).map(|end| (self.at(end) - self.at(end - window)) / window);
-        rates.fold((f64::MAX, f64::MIN), |(least, most), rate| (least.min(rate), most.max(rate)))
+        range(rates)
     }
+
+    /// The least and the greatest rate over all windows of this length.
+    pub(super) fn all_rates(&self, window: f64) -> (f64, f64) {
+        let first = self.0.first().expect("recorded").0;
+        let ends = self.0.iter().map(|(at, _)| *at).skip(1).filter(|end| end - window > first);
+        range(ends.map(|end| (self.at(end) - self.at(end - window)) / window))
+    }
+}
+
+fn range(numbers: impl Iterator<Item = f64>) -> (f64, f64) {
+    numbers.fold((f64::MAX, f64::MIN), |(least, most), number| (least.min(number), most.max(number)))
 }
 
 /// A date of the API, as seconds since 1970.

@@ -1,6 +1,6 @@
 //! `metrics.k8s.io`: the kernel's own account, through the API server.
 
-use std::{collections::BTreeMap, fs, time::Instant};
+use std::{collections::BTreeMap, time::Instant};
 
 use serde_json::{Value, json};
 
@@ -30,13 +30,7 @@ fn is_the_kernels(lab: &Lab) {
     let other = lab.container("other", &json!({"app": "other"}), &json!([]));
     let mut process = web.cgroup.spawn(&["/bin/sh", "-c", WORK]);
     process.go();
-    let file = web.cgroup.v2().join("cpu.stat");
-    let usage = move || {
-        let text = fs::read_to_string(&file).expect("the cgroup is there");
-        text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse::<f64>().ok()).expect("a usage")
-            / 1e6
-    };
-    let recording = Recording::start(usage);
+    let recording = Recording::of_cpu(&web.cgroup);
     let begin = Instant::now();
     // The window's length before the first answer that counts, the age of what was told last (a scrape and a question, from Prometheus),
     // and the second that its date leaves open after the last.

@@ -76,14 +76,19 @@ impl Cluster {
 
     /// The path of an administrator's configuration.
     pub fn kubeconfig(&self) -> String {
+        self.kubeconfig_of("admin", &self.keys.administrator)
+    }
+
+    /// The path of the configuration of one who has this token.
+    pub fn kubeconfig_of(&self, name: &str, token: &str) -> String {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
             "clusters": [{"name": "c", "cluster": {
                 "server": format!("https://127.0.0.1:{}", self.port), "certificate-authority": self.authority()}}],
-            "users": [{"name": "u", "user": {"token": self.keys.administrator}}],
+            "users": [{"name": "u", "user": {"token": token}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
         });
-        self.directory.file("admin.json", config.to_string())
+        self.directory.file(&format!("{name}.json"), config.to_string())
     }
 
     /// Runs kubectl as the administrator: whether it ended well, and what it printed.

@@ -73,8 +73,8 @@ const PROGRAMS: [(&str, &Module); 6] = [
     ("PODMETER_KUSTOMIZE", &KUSTOMIZE),
 ];
 
-/// What the operator of Prometheus and KEDA add to Kubernetes: modules, and the files of theirs that define it.
-const DEFINITIONS: [(&str, &[&str]); 2] = [
+/// What the operator of Prometheus, KEDA and the Vertical Pod Autoscaler add to Kubernetes: modules, and the files of theirs that define it.
+const DEFINITIONS: [(&str, &[&str]); 3] = [
     (
         "github.com/prometheus-operator/prometheus-operator@v0.85.0",
         &[
@@ -89,6 +89,7 @@ const DEFINITIONS: [(&str, &[&str]); 2] = [
             "config/crd/bases/keda.sh_triggerauthentications.yaml",
         ],
     ),
+    (steps::VPA, &["deploy/vpa-v1-crd-gen.yaml"]),
 ];
 
 const TESTS: [&str; 4] = ["test", "--package=podmeter-tests", "--test=deploy-programs", "--no-fail-fast"];

@@ -12,7 +12,7 @@ use crate::{
     command::{cargo, find, is_root, output, root, run as run_command, succeeds, watch},
     cross, doc,
     ebpf::{self, Warnings},
-    go::{Copies, Module},
+    go::{self, Copies, Module},
     install::{self, Tool},
     vm,
 };
@@ -82,6 +82,21 @@ const PROMETHEUS_ADAPTER: Module = Module {
     link: "-s -w",
 };
 
+/// Recommends how much CPU and memory containers are to request.
+const VPA_RECOMMENDER: Module = Module {
+    name: "vpa-recommender",
+    package: "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender",
+    version: "v1.8.1",
+    tags: "",
+    // Its go.mod excludes versions, which `go install` refuses.
+    list: Some("tests/kubernetes/vpa"),
+    copies: None,
+    link: "-s -w",
+};
+
+/// Where its module is: beside the program there are the definitions and the rights that it wants of a cluster.
+pub(super) const VPA: &str = "k8s.io/autoscaler/vertical-pod-autoscaler@v1.8.1";
+
 /// A program of Kubernetes. The tags are those of its makers; without the flags it is of no version.
 pub(super) const fn kubernetes(name: &'static str, package: &'static str) -> Module {
     Module {
@@ -127,10 +142,11 @@ const KEDA_SCALER: Module = Module {
 };
 
 /// What the live tests find by a variable.
-pub(crate) const BUILT: [(&str, &Module); 9] = [
+pub(crate) const BUILT: [(&str, &Module); 10] = [
     ("PODMETER_KEDA_SCALER", &KEDA_SCALER),
     ("PODMETER_PROMETHEUS", &PROMETHEUS),
     ("PODMETER_PROMETHEUS_ADAPTER", &PROMETHEUS_ADAPTER),
+    ("PODMETER_VPA_RECOMMENDER", &VPA_RECOMMENDER),
     ("PODMETER_ETCD", &ETCD),
     ("PODMETER_KUBE_APISERVER", &API_SERVER),
     ("PODMETER_KUBELET", &KUBELET),
@@ -258,6 +274,7 @@ fn live_tests(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     for (variable, module) in BUILT {
         command.env(variable, module.ensure("by the live tests")?);
     }
+    command.env("PODMETER_VPA_FILES", go::source(VPA, "by the live tests")?.join("deploy"));
     watched(&mut command, &LIVE, tally)
 }
 
@@ -302,5 +319,6 @@ mod tests {
                 module.name
             );
         }
+        assert_eq!(VPA.rsplit_once('@').unwrap().1, VPA_RECOMMENDER.version);
     }
 }

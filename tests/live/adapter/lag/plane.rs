@@ -76,7 +76,7 @@ impl Plane {
         files.file("token", node.cluster.account(ACCOUNT));
         lab::grant(&node);
         if matches!(source, Source::Prometheus(_)) {
-            lab::allow(&node, "../components/adapter-prometheus/rbac.yaml");
+            lab::allow(&node.cluster, &lab::shipped("../components/adapter-prometheus/rbac.yaml"));
         }
         let port = free_port();
         lab::register(&node, port);
