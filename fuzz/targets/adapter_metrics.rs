@@ -1,15 +1,16 @@
 //! What a user writes of metrics: a file of them, or a query.
 #![no_main]
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use libfuzzer_sys::fuzz_target;
 use podmeter::adapter::{configured, metric::Metrics, query::Query, sample::Sample, window::Window};
 
+static OURS: LazyLock<Metrics> =
+    LazyLock::new(|| Metrics::new(Duration::from_secs(15)).expect("they are metrics"));
+
 fuzz_target!(|text: &str| {
-    if let Ok(mut metrics) = Metrics::new(Duration::from_secs(15)) {
-        _ = configured::add(text, &mut metrics);
-    }
+    _ = configured::add(text, &mut OURS.clone());
     match Query::parse(text, Duration::from_secs(5)) {
         Ok(query) => {
             let (from, to) = (Sample::default(), Sample::default());

@@ -1,7 +1,7 @@
 //! What agents send, from someone who is none: updates of the streams of two nodes, into what the adapter answers from.
 #![no_main]
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use libfuzzer_sys::fuzz_target;
 use podmeter::{
@@ -16,10 +16,13 @@ use podmeter::{
 };
 use prost::Message as _;
 
+const USUAL: Duration = Duration::from_secs(15);
+
+static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics::new(USUAL).expect("they are metrics"));
+
 fuzz_target!(|bytes: &[u8]| {
-    let usual = Duration::from_secs(15);
     let others = [60, 600].map(|seconds| Span::new(Duration::from_secs(seconds)));
-    let store = Store::new(Spans::new(Span::new(usual), others.into_iter()), Duration::from_secs(60));
+    let store = Store::new(Spans::new(Span::new(USUAL), others.into_iter()), Duration::from_secs(60));
     let nodes = ["one", "other"].map(|name| store.node(name));
     let mut rest = bytes;
     while let Ok(update) = Update::decode_length_delimited(&mut rest) {
@@ -35,7 +38,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(names().is_sorted_by(|one, next| one < next), "a pod is listed once");
     assert!(names().all(|(namespace, name)| !namespace.is_empty() && !name.is_empty()));
     store.nodes(|_| true);
-    for metric in Metrics::new(usual).expect("they are metrics").all() {
+    for metric in METRICS.all() {
         let mut together = metric.query.nothing();
         let gathered = store.pods(
             None,

@@ -4,7 +4,7 @@ use std::env;
 
 use anyhow::{Context as _, Result};
 
-use super::{report::Tally, steps};
+use super::{report::Tally, slow, steps};
 use crate::{
     command::cargo,
     go::{self, Module},
@@ -83,13 +83,13 @@ const DEFINITIONS: [(&str, &[&str]); 3] = [
         ],
     ),
     (
-        steps::KEDA,
+        slow::KEDA,
         &[
             "config/crd/bases/keda.sh_scaledobjects.yaml",
             "config/crd/bases/keda.sh_triggerauthentications.yaml",
         ],
     ),
-    (steps::VPA, &["deploy/vpa-v1-crd-gen.yaml"]),
+    (slow::VPA, &["deploy/vpa-v1-crd-gen.yaml"]),
 ];
 
 const TESTS: [&str; 4] = ["test", "--package=podmeter-tests", "--test=deploy-programs", "--no-fail-fast"];

@@ -44,6 +44,8 @@ pub(super) fn targets() -> Result<()> {
         let mut command = Command::new(&fuzz);
         command.current_dir(&root).args(["fuzz", "run", "--fuzz-dir=fuzz", "--target-dir"]).arg(&built);
         // What it finds goes to the first folder; the seeds are only read.
+        // By default it is one, and podmeter takes minutes on one CPU.
+        command.arg("--codegen-units=16");
         command.arg(target).arg(&own).arg(root.join("fuzz/seeds").join(target));
         command.args(["--", "-print_final_stats=1", "-verbosity=0", "-timeout=10"]);
         command.args([

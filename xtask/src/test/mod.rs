@@ -4,6 +4,7 @@ mod deploy;
 mod fuzz;
 mod replicas;
 mod report;
+mod slow;
 pub(crate) mod steps;
 
 use std::process::ExitCode;
@@ -24,6 +25,10 @@ pub(crate) struct Options {
     /// Leave out the live tests, which need root and load programs into this kernel.
     #[arg(long)]
     no_live: bool,
+    /// Run the slow ones of the live tests too, which CI has no time for: what goes wrong between agents, adapter and API server, and
+    /// clients of the adapter that are minutes to build.
+    #[arg(long)]
+    slow: bool,
     /// Leave out the live tests on other kernels, in virtual machines.
     #[arg(long)]
     no_vm: bool,

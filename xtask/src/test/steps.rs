@@ -7,12 +7,13 @@ use anyhow::{Result, bail};
 use super::{
     Options, deploy, fuzz, replicas,
     report::{Report, Tally},
+    slow,
 };
 use crate::{
     command::{cargo, find, is_root, output, root, run as run_command, succeeds, watch},
     cross, doc,
     ebpf::{self, Warnings},
-    go::{self, Copies, Module},
+    go::Module,
     install::{self, Tool},
     vm,
 };
@@ -82,21 +83,6 @@ const PROMETHEUS_ADAPTER: Module = Module {
     link: "-s -w",
 };
 
-/// Recommends how much CPU and memory containers are to request.
-const VPA_RECOMMENDER: Module = Module {
-    name: "vpa-recommender",
-    package: "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/recommender",
-    version: "v1.8.1",
-    tags: "",
-    // Its go.mod excludes versions, which `go install` refuses.
-    list: Some("tests/kubernetes/vpa"),
-    copies: None,
-    link: "-s -w",
-};
-
-/// Where its module is: beside the program there are the definitions and the rights that it wants of a cluster.
-pub(super) const VPA: &str = "k8s.io/autoscaler/vertical-pod-autoscaler@v1.8.1";
-
 /// A program of Kubernetes. The tags are those of its makers; without the flags it is of no version.
 pub(super) const fn kubernetes(name: &'static str, package: &'static str) -> Module {
     Module {
@@ -122,31 +108,10 @@ const ETCD: Module = Module {
     link: "-s -w",
 };
 
-/// KEDA.
-pub(super) const KEDA: &str = "github.com/kedacore/keda/v2@v2.21.0";
-
-/// KEDA's client of external scalers. Its package has those of 70 services beside it, with all of their makers' libraries.
-const KEDA_SCALER: Module = Module {
-    name: "keda-scaler",
-    package: "./scaler",
-    version: "v2.21.0",
-    tags: "",
-    list: Some("tests/kubernetes/keda"),
-    copies: Some(Copies {
-        module: KEDA,
-        package: "pkg/scalers",
-        files: &["scaler.go", "external_scaler.go"],
-        folder: "scalers",
-    }),
-    link: "-s -w",
-};
-
 /// What the live tests find by a variable.
-pub(crate) const BUILT: [(&str, &Module); 10] = [
-    ("PODMETER_KEDA_SCALER", &KEDA_SCALER),
+pub(crate) const BUILT: [(&str, &Module); 8] = [
     ("PODMETER_PROMETHEUS", &PROMETHEUS),
     ("PODMETER_PROMETHEUS_ADAPTER", &PROMETHEUS_ADAPTER),
-    ("PODMETER_VPA_RECOMMENDER", &VPA_RECOMMENDER),
     ("PODMETER_ETCD", &ETCD),
     ("PODMETER_KUBE_APISERVER", &API_SERVER),
     ("PODMETER_KUBELET", &KUBELET),
@@ -156,7 +121,7 @@ pub(crate) const BUILT: [(&str, &Module); 10] = [
 ];
 
 /// Where the live tests are.
-const LIVE: [&str; 4] = ["test", "--package=podmeter-tests", "--test=live", "--no-fail-fast"];
+pub(super) const LIVE: [&str; 4] = ["test", "--package=podmeter-tests", "--test=live", "--no-fail-fast"];
 
 /// Runs them up to the first that fails.
 pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
@@ -202,6 +167,9 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
             BUILT.iter().try_for_each(|(_, module)| module.ensure("by the live tests").map(drop))
         })?;
         report.step("live tests", |tally| live_tests(filter, tally))?;
+        if options.slow {
+            report.step("slow live tests", |tally| slow::tests(filter, tally))?;
+        }
     } else {
         report.step("live tests: SKIPPED", |tally| skip_live(options, tally))?;
     }
@@ -274,7 +242,6 @@ fn live_tests(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     for (variable, module) in BUILT {
         command.env(variable, module.ensure("by the live tests")?);
     }
-    command.env("PODMETER_VPA_FILES", go::source(VPA, "by the live tests")?.join("deploy"));
     watched(&mut command, &LIVE, tally)
 }
 
@@ -307,18 +274,19 @@ mod tests {
 
     #[test]
     fn the_lists_of_modules_have_the_versions_that_are_built() {
-        for (_, module) in BUILT {
-            let Some(list) = module.list else { continue };
-            let list = fs::read_to_string(root().unwrap().join(list).join("go.mod")).unwrap();
-            let named = list.lines().filter_map(|line| line.trim().split_once(' '));
-            let package = module.copies.as_ref().map_or(module.package, |copies| copies.module);
-            let mut named = named.filter(|(name, _)| package.starts_with(name));
-            assert!(
-                named.any(|(_, version)| version.split(' ').next() == Some(module.version)),
-                "{}",
-                module.name
-            );
-        }
-        assert_eq!(VPA.rsplit_once('@').unwrap().1, VPA_RECOMMENDER.version);
+        BUILT.iter().chain(&slow::PROGRAMS).for_each(|(_, module)| is_listed(module));
+    }
+
+    fn is_listed(module: &Module) {
+        let Some(list) = module.list else { return };
+        let list = fs::read_to_string(root().unwrap().join(list).join("go.mod")).unwrap();
+        let named = list.lines().filter_map(|line| line.trim().split_once(' '));
+        let package = module.copies.as_ref().map_or(module.package, |copies| copies.module);
+        let mut named = named.filter(|(name, _)| package.starts_with(name));
+        assert!(
+            named.any(|(_, version)| version.split(' ').next() == Some(module.version)),
+            "{}",
+            module.name
+        );
     }
 }
