@@ -186,9 +186,6 @@ fn the_recommender_recommends_what_is_used() {
     assert_eq!(before.1, after.1, "samples of nothing");
     assert!(is_provided(&after.0), "{}", after.0);
     println!("without an agent: {}", recommender.complaints().last().expect("one"));
-    if let Ok(to) = std::env::var("KEEP_LOG") {
-        fs::copy(recommender.files.path().join("log"), to).unwrap();
-    }
     signal(lab.agent.child.id(), "CONT");
     let (last, (count, buckets)) = samples(after.1.0 + 3);
     assert!(is_provided(&last), "{last}");

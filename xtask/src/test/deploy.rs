@@ -73,7 +73,8 @@ const PROGRAMS: [(&str, &Module); 6] = [
     ("PODMETER_KUSTOMIZE", &KUSTOMIZE),
 ];
 
-/// What the operator of Prometheus, KEDA and the Vertical Pod Autoscaler add to Kubernetes: modules, and the files of theirs that define it.
+/// What the operator of Prometheus, KEDA and the Vertical Pod Autoscaler add to Kubernetes: modules, and the files of theirs that
+/// define it.
 const DEFINITIONS: [(&str, &[&str]); 3] = [
     (
         "github.com/prometheus-operator/prometheus-operator@v0.85.0",
