@@ -218,7 +218,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(15);
 
     fn keda(requests: Option<u64>) -> Keda {
-        let spans = Spans::new(Span::new(WINDOW), std::iter::empty());
+        let spans = Spans::only(Span::new(WINDOW));
         let store = Arc::new(Store::new(spans, Duration::from_secs(60)));
         for (nanos, requests) in requests.into_iter().flat_map(|all| [(SECOND, 0), (16 * SECOND, all)]) {
             let route = message::Route { route: "/".to_owned(), requests, ..message::Route::default() };

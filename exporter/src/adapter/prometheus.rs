@@ -310,7 +310,7 @@ mod tests {
 
     fn store(seconds: u64) -> Store {
         let window = Span::new(Duration::from_secs(seconds));
-        Store::new(Spans::new(window, std::iter::empty()), Duration::from_secs(60))
+        Store::new(Spans::only(window), Duration::from_secs(60))
     }
 
     /// The CPU of each pod that is known.

@@ -240,7 +240,7 @@ mod tests {
 
     /// What the pod `web` uses, as told by the agents of these nodes: each says when it was made, its uid, and how many cores.
     fn used(told: &[(&str, Option<u64>, &str, u64)]) -> Vec<f64> {
-        let spans = Spans::new(Span::new(Duration::from_secs(10)), std::iter::empty());
+        let spans = Spans::only(Span::new(Duration::from_secs(10)));
         let store = Store::new(spans, Duration::from_secs(60));
         for (stream, (node, created, uid, cores)) in (1..).zip(told) {
             let container = message::Container {

@@ -47,6 +47,11 @@ impl Spans {
         Self { usual, lengths: lengths.into() }
     }
 
+    /// The usual one alone.
+    pub fn only(usual: Span) -> Self {
+        Self::new(usual, std::iter::empty())
+    }
+
     /// The longest, ns.
     pub fn longest(&self) -> u64 {
         self.lengths.last().copied().unwrap_or(self.usual.wanted)
@@ -155,10 +160,6 @@ mod tests {
     const SPAN: Span = Span { wanted: 15_000, least: 5_000 };
     const LONG: Span = Span { wanted: 240_000, least: 80_000 };
 
-    fn only() -> Spans {
-        Spans::new(SPAN, std::iter::empty())
-    }
-
     fn sample(time: u64, cpu: u64) -> Sample {
         Sample { time, cpu: Some(cpu).into(), ..Sample::default() }
     }
@@ -213,7 +214,7 @@ mod tests {
     fn a_long_window_takes_few_samples() {
         let spans = Spans::new(SPAN, [LONG].into_iter());
         let ticks = vec![(1_000, 1); 1_000];
-        let (alone, _) = tell(&ticks, &only());
+        let (alone, _) = tell(&ticks, &Spans::only(SPAN));
         let (both, _) = tell(&ticks, &spans);
         println!("{} samples for 15 s, {} for that and 240 s", alone.0.len(), both.0.len());
         assert!(both.0.len() <= alone.0.len() + 2 * PARTS as usize, "{} of {}", both.0.len(), alone.0.len());
@@ -223,12 +224,16 @@ mod tests {
     fn what_begins_anew_has_no_window_across() {
         let mut ring = Ring::default();
         for tick in 0..20 {
-            ring.push(sample(tick * 1000, 5_000 + tick), (tick * 1000).saturating_sub(1000), &only());
+            ring.push(
+                sample(tick * 1000, 5_000 + tick),
+                (tick * 1000).saturating_sub(1000),
+                &Spans::only(SPAN),
+            );
         }
         assert!(ring.window(19_000, SPAN).is_some());
-        ring.push(sample(20_000, 3), 19_000, &only());
+        ring.push(sample(20_000, 3), 19_000, &Spans::only(SPAN));
         assert!(ring.window(20_000, SPAN).is_none());
-        ring.push(sample(26_000, 9), 25_000, &only());
+        ring.push(sample(26_000, 9), 25_000, &Spans::only(SPAN));
         let window = ring.window(26_000, SPAN).unwrap();
         assert_eq!((window.nanos, window.from.cpu.get(), window.to.cpu.get()), (6_000, Some(3), Some(9)));
     }
@@ -236,7 +241,7 @@ mod tests {
     #[test]
     fn an_idle_container_has_used_nothing() {
         let mut ring = Ring::default();
-        ring.push(sample(0, 7), 0, &only());
+        ring.push(sample(0, 7), 0, &Spans::only(SPAN));
         let window = ring.window(1_000_000, SPAN).unwrap();
         assert_eq!((window.nanos, window.from.cpu), (SPAN.wanted, window.to.cpu));
     }

@@ -42,7 +42,6 @@ fn is_about(millicores: f64, wanted: f64) -> bool {
 }
 
 #[test]
-#[ignore = "slow: `cargo xtask test --slow`"]
 fn an_agents_clock_has_no_date() {
     let behind = Arc::new(AtomicU64::new(HOUR));
     let clock = behind.clone();
@@ -76,7 +75,6 @@ fn an_agents_clock_has_no_date() {
 }
 
 #[test]
-#[ignore = "slow: `cargo xtask test --slow`"]
 fn of_two_agents_that_tell_of_a_node_one_is_heard() {
     let agents = agents(vec![Made::new("node-1", "web", 200), Made::new("node-1", "web", 700)]);
     let urls = [agents.url(0), agents.url(1)];
@@ -135,7 +133,6 @@ fn most_memory(adapter: &Adapter) -> u64 {
 }
 
 #[test]
-#[ignore = "slow: `cargo xtask test --slow`"]
 fn nonsense_is_told_once_and_makes_nothing_up() {
     let mut many = Made::new("node-2", "many", 100);
     many.pods = (0..30_000).map(|pod| (format!("many-{pod}"), 1)).collect();
@@ -234,7 +231,6 @@ fn pass(mut from: TcpStream, mut to: TcpStream, is_cut: &AtomicBool) {
 }
 
 #[test]
-#[ignore = "slow: `cargo xtask test --slow`"]
 fn of_two_adapters_one_that_hears_nothing_says_nothing() {
     let agents = agents(vec![Made::new("node-1", "web", 250)]);
     let way = Way::to(&agents.url(0));

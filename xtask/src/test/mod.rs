@@ -25,8 +25,8 @@ pub(crate) struct Options {
     /// Leave out the live tests, which need root and load programs into this kernel.
     #[arg(long)]
     no_live: bool,
-    /// Run the slow ones of the live tests too, which CI has no time for: what goes wrong between agents, adapter and API server, and
-    /// clients of the adapter that are minutes to build.
+    /// Run the slow ones of the live tests too, which CI has no time for: one that waits for half a minute, and those with KEDA's and
+    /// the VPA's own programs, which are minutes to build.
     #[arg(long)]
     slow: bool,
     /// Leave out the live tests on other kernels, in virtual machines.

@@ -8,7 +8,7 @@ use crate::stream::message::{Container as Told, Usage};
 const SECOND: u64 = 1_000_000_000;
 
 fn node() -> Node {
-    Node::new("n", Spans::new(Span::new(Duration::from_secs(15)), std::iter::empty()))
+    Node::new("n", Spans::only(Span::new(Duration::from_secs(15))))
 }
 
 fn pod(number: u32, name: &str, containers: &[(u32, &str)]) -> message::Pod {
