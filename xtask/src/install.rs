@@ -68,7 +68,8 @@ impl Tool {
             "installing {} {} with cargo, which takes a few minutes: needed {why}",
             self.name, self.version
         );
-        let mut install = cargo(["install", self.name, "--version", self.version, "--locked"])?;
+        // They run for seconds: to optimise them takes longer than it gains.
+        let mut install = cargo(["install", self.name, "--version", self.version, "--locked", "--debug"])?;
         adjust(&mut install);
         run(&mut install)
             .with_context(|| format!("cannot install {} {}, needed {why}", self.name, self.version))?;

@@ -6,7 +6,7 @@ use clap::Args;
 use crate::{
     command::{cargo, is_root, run as run_command},
     go::Module,
-    test::steps::BUILT,
+    test::programs::BUILT,
 };
 
 /// Measure how long after a step of a pod's load the metrics API says so, and the autoscaler decides: podmeter from its agents,

@@ -12,6 +12,7 @@ mod go;
 mod image;
 mod install;
 mod lag;
+mod programs;
 mod test;
 mod vm;
 
@@ -31,6 +32,7 @@ enum Task {
     Vm(vm::Task),
     Cross(cross::Options),
     Image(image::Options),
+    Programs(programs::Options),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Task::Test(options) => return test::run(&options),
         Task::Doc(options) => doc::run(&options),
         Task::Image(options) => image::run(&options),
+        Task::Programs(options) => programs::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Lag(options) => lag::run(&options),
         Task::Cross(options) => cross::run(&options),

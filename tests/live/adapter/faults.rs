@@ -274,7 +274,6 @@ fn connections(adapter: &Adapter) -> u32 {
 }
 
 #[test]
-#[ignore = "slow: `cargo xtask test --slow`"]
 fn clients_that_ask_nothing_keep_nobody_out() {
     let agents = agents(vec![Made::new("node-1", "web", 250)]);
     let adapter = adapter(&[agents.url(0)], &[]);

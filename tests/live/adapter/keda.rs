@@ -85,7 +85,6 @@ fn trigger(address: &str, auth: &Value, more: &Value) -> Value {
 }
 
 #[test]
-#[ignore = "slow: `cargo xtask test --slow`"]
 fn keda_scales_by_what_the_api_says() {
     let lab = Lab::start(&["--window", "5"]);
     let pod = lab.container("web-1", &json!({"app": "web"}), &json!([]));

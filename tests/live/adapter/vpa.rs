@@ -148,7 +148,6 @@ fn watch(cluster: &Cluster) {
 }
 
 #[test]
-#[ignore = "slow: `cargo xtask test --slow`"]
 fn the_recommender_recommends_what_is_used() {
     let mut lab = Lab::start(&["--window", "5", "--max-age", "2"]);
     lab.node.cluster.start_controllers();

@@ -4,7 +4,11 @@ use std::env;
 
 use anyhow::{Context as _, Result};
 
-use super::{report::Tally, slow, steps};
+use super::{
+    programs::{BUILT, KEDA, PROMETHEUS, VPA},
+    report::Tally,
+    steps,
+};
 use crate::{
     command::cargo,
     go::{self, Module},
@@ -15,8 +19,8 @@ use crate::{
 const PROMTOOL: Module = Module {
     name: "promtool",
     package: "github.com/prometheus/prometheus/cmd/promtool",
-    version: steps::PROMETHEUS.version,
-    tags: steps::PROMETHEUS.tags,
+    version: PROMETHEUS.version,
+    tags: PROMETHEUS.tags,
     list: None,
     copies: None,
     link: "",
@@ -65,7 +69,7 @@ const KUSTOMIZE: Module = Module {
 
 /// The programs by the variables that the tests find them by.
 const PROGRAMS: [(&str, &Module); 6] = [
-    ("PODMETER_PROMETHEUS", &steps::PROMETHEUS),
+    ("PODMETER_PROMETHEUS", &PROMETHEUS),
     ("PODMETER_PROMTOOL", &PROMTOOL),
     ("PODMETER_ALERTMANAGER", &ALERTMANAGER),
     ("PODMETER_AMTOOL", &AMTOOL),
@@ -84,13 +88,13 @@ const DEFINITIONS: [(&str, &[&str]); 3] = [
         ],
     ),
     (
-        slow::KEDA,
+        KEDA,
         &[
             "config/crd/bases/keda.sh_scaledobjects.yaml",
             "config/crd/bases/keda.sh_triggerauthentications.yaml",
         ],
     ),
-    (slow::VPA, &["deploy/vpa-v1-crd-gen.yaml"]),
+    (VPA, &["deploy/vpa-v1-crd-gen.yaml"]),
 ];
 
 const TESTS: [&str; 4] = ["test", "--package=podmeter-tests", "--test=deploy-programs", "--no-fail-fast"];
@@ -100,13 +104,19 @@ pub(super) fn programs() -> Result<()> {
     PROGRAMS.iter().try_for_each(|(_, module)| module.ensure("by the tests of deploy/").map(drop))
 }
 
+/// Fetches and builds what the tests with an agent take besides: definitions of others, and the image.
+pub(super) fn others() -> Result<()> {
+    definitions()?;
+    image::ensure().map(drop)
+}
+
 /// Runs the tests; those with an agent only where it can be had.
 pub(super) fn tests(filter: Option<&str>, live: bool, tally: &mut Tally) -> Result<()> {
     let mut command = cargo(TESTS)?;
     command.arg("--").args(filter).arg("--test-threads=1");
     if live {
         command.env("PODMETER_CRDS", definitions()?).env("PODMETER_IMAGE", image::ensure()?);
-        for (variable, module) in steps::BUILT {
+        for (variable, module) in BUILT {
             command.env(variable, module.ensure("by the tests of deploy/")?);
         }
     } else {

@@ -1,11 +1,13 @@
 //! `cargo xtask test`: everything that must hold, on a fresh machine too.
 
+mod beside;
 mod deploy;
 mod fuzz;
+mod live;
+pub(crate) mod programs;
 mod replicas;
 mod report;
-mod slow;
-pub(crate) mod steps;
+mod steps;
 
 use std::process::ExitCode;
 
@@ -25,10 +27,6 @@ pub(crate) struct Options {
     /// Leave out the live tests, which need root and load programs into this kernel.
     #[arg(long)]
     no_live: bool,
-    /// Run the slow ones of the live tests too, which CI has no time for: one that waits for half a minute, and those with KEDA's and
-    /// the VPA's own programs, which are minutes to build.
-    #[arg(long)]
-    slow: bool,
     /// Leave out the live tests on other kernels, in virtual machines.
     #[arg(long)]
     no_vm: bool,

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::{report::Tally, steps};
+use super::{programs::kubernetes, report::Tally, steps};
 use crate::{
     command::{cargo, run},
     go::Module,
 };
 
 /// The autoscaler's calculator and its clients, of the release that the live tests run.
-const PROGRAM: Module = steps::kubernetes("replicas", "./replicas");
+const PROGRAM: Module = kubernetes("replicas", "./replicas");
 
 const TESTS: [&str; 4] = ["test", "--package=podmeter-tests", "--test=replicas", "--no-fail-fast"];
 

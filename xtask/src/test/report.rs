@@ -15,7 +15,7 @@ pub(super) struct Report {
 
 impl Report {
     /// Runs a step under its heading; a failure names the step, and counts as one if no test was to blame.
-    pub(super) fn step(&mut self, name: &str, work: impl FnOnce(&mut Tally) -> Result<()>) -> Result<()> {
+    pub(super) fn step<T>(&mut self, name: &str, work: impl FnOnce(&mut Tally) -> Result<T>) -> Result<T> {
         println!("\n==> {name}");
         let (start, failed) = (Instant::now(), self.tally.failed);
         let result = work(&mut self.tally);
@@ -77,10 +77,10 @@ mod tests {
     #[test]
     fn a_step_that_fails_without_a_test_counts_once() {
         let mut report = Report::default();
-        let error = report.step("lint", |_| anyhow::bail!("ugly")).unwrap_err();
+        let error = report.step("lint", |_| -> Result<()> { anyhow::bail!("ugly") }).unwrap_err();
         assert_eq!(format!("{error:#}"), "the step `lint` failed: ugly");
         assert_eq!(report.tally.failed, 1);
-        let tests = report.step("tests", |tally| {
+        let tests: Result<()> = report.step("tests", |tally| {
             tally.failed += 2;
             anyhow::bail!("two failed")
         });

@@ -5,130 +5,30 @@ use std::{env, process::Command};
 use anyhow::{Result, bail};
 
 use super::{
-    Options, deploy, fuzz, replicas,
+    Options,
+    beside::Beside,
+    deploy, fuzz,
+    live::{self, Groups},
+    replicas,
     report::{Report, Tally},
-    slow,
 };
 use crate::{
-    command::{cargo, find, is_root, output, root, run as run_command, succeeds, watch},
+    command::{cargo, is_root, root, run as run_command, succeeds, watch},
     cross, doc,
     ebpf::{self, Warnings},
-    go::Module,
-    install::{self, Tool},
+    install::Tool,
     vm,
 };
 
 /// Checks licences, sources and duplicates of the dependencies.
 const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
 
-/// What the live tests run, and the Debian package that each comes from.
-const LIVE_TOOLS: [(&str, &str); 18] = [
-    ("wrk", "wrk"),
-    ("nginx", "nginx-light"),
-    ("prometheus", "prometheus"),
-    ("bpftool", "bpftool"),
-    ("ip", "iproute2"),
-    ("curl", "curl"),
-    // The servers and clients whose requests are counted; what they are programmed in may be here already, from elsewhere.
-    ("apache2", "apache2-bin"),
-    ("haproxy", "haproxy"),
-    ("gunicorn", "gunicorn"),
-    ("uvicorn", "uvicorn"),
-    ("node", "nodejs"),
-    ("go", "golang-go"),
-    ("javac", "default-jdk-headless"),
-    ("python3", "python3"),
-    ("openssl", "openssl"),
-    ("containerd", "containerd"),
-    ("runc", "runc"),
-    ("busybox", "busybox-static"),
-];
-
-/// Debian's is too old for native histograms as they are now. Without the tags it wants modules that are not to be had.
-pub(super) const PROMETHEUS: Module = Module {
-    name: "prometheus",
-    package: "github.com/prometheus/prometheus/cmd/prometheus",
-    version: "v0.316.0",
-    tags: "remove_all_sd,enable_kubernetes_sd",
-    list: None,
-    copies: None,
-    link: "",
-};
-
-/// The API server that names come from.
-const API_SERVER: Module = kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver");
-
-/// Runs pods on this machine.
-const KUBELET: Module = kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet");
-
-/// Makes pods of DaemonSets and Deployments.
-const CONTROLLERS: Module =
-    kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager");
-
-/// Finds nodes for them.
-const SCHEDULER: Module = kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler");
-
-/// Shows what pods and nodes use.
-const KUBECTL: Module = kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl");
-
-/// The last, as it is being given up.
-const PROMETHEUS_ADAPTER: Module = Module {
-    name: "prometheus-adapter",
-    package: "sigs.k8s.io/prometheus-adapter/cmd/adapter",
-    version: "v0.12.0",
-    tags: "",
-    // Its path in the proxy cannot be asked for what versions there are, as `go install` would.
-    list: Some("tests/kubernetes/prometheus-adapter"),
-    copies: None,
-    link: "-s -w",
-};
-
-/// A program of Kubernetes. The tags are those of its makers; without the flags it is of no version.
-pub(super) const fn kubernetes(name: &'static str, package: &'static str) -> Module {
-    Module {
-        name,
-        package,
-        version: "v1.37.2",
-        tags: "selinux,notest,grpcnotrace",
-        list: Some("tests/kubernetes"),
-        copies: None,
-        link: "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 -X k8s.io/component-base/version.gitMajor=1 \
-           -X k8s.io/component-base/version.gitMinor=37 -X k8s.io/client-go/pkg/version.gitVersion=v1.37.2",
-    }
-}
-
-/// Where the API server keeps what it knows.
-const ETCD: Module = Module {
-    name: "etcd",
-    package: "go.etcd.io/etcd/server/v3",
-    version: "v3.7.3",
-    tags: "",
-    list: Some("tests/kubernetes/etcd"),
-    copies: None,
-    link: "-s -w",
-};
-
-/// What the live tests find by a variable.
-pub(crate) const BUILT: [(&str, &Module); 8] = [
-    ("PODMETER_PROMETHEUS", &PROMETHEUS),
-    ("PODMETER_PROMETHEUS_ADAPTER", &PROMETHEUS_ADAPTER),
-    ("PODMETER_ETCD", &ETCD),
-    ("PODMETER_KUBE_APISERVER", &API_SERVER),
-    ("PODMETER_KUBELET", &KUBELET),
-    ("PODMETER_KUBE_CONTROLLER_MANAGER", &CONTROLLERS),
-    ("PODMETER_KUBE_SCHEDULER", &SCHEDULER),
-    ("PODMETER_KUBECTL", &KUBECTL),
-];
-
-/// Where the live tests are.
-pub(super) const LIVE: [&str; 4] = ["test", "--package=podmeter-tests", "--test=live", "--no-fail-fast"];
-
 /// Runs them up to the first that fails.
 pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
     let filter = options.filter.as_deref();
     let live = !options.no_live && is_root();
     if live {
-        report.step("tools of the live tests", |_| live_tools())?;
+        report.step("tools of the live tests", |_| live::tools())?;
     }
     if filter.is_none() {
         report.step("the checked-in object is current", |_| current_object())?;
@@ -160,26 +60,11 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
         report.step("fuzzing", |_| fuzz::targets())?;
     }
     if live {
-        let agent = ["build", "--package=podmeter", "--bins"];
-        report.step("the agent that the live tests start", |_| run_command(&mut cargo(agent)?))?;
-        // Of these, what Kubernetes is made of takes a quarter of an hour on a new machine with two CPUs.
-        report.step("programs of the live tests", |_| {
-            BUILT.iter().try_for_each(|(_, module)| module.ensure("by the live tests").map(drop))
-        })?;
-        report.step("live tests", |tally| live_tests(filter, tally))?;
-        if options.slow {
-            report.step("slow live tests", |tally| slow::tests(filter, tally))?;
-        }
+        live_tests(report, filter, !options.no_vm)?;
     } else {
-        report.step("live tests: SKIPPED", |tally| skip_live(options, tally))?;
-    }
-    if live && !options.no_vm && filter.is_none() {
-        report.step("live tests on other kernels", vm::test)?;
-    } else {
-        println!(
-            "\nTHE LIVE TESTS ON OTHER KERNELS ARE SKIPPED: they come with the live tests, without --no-vm or a filter"
-        );
-        report.tally.skipped += 1;
+        let root = "they need root: run this as root for the whole truth";
+        let why = if options.no_live { "as --no-live asks" } else { root };
+        report.step("live tests: SKIPPED", |tally| live::skip(why, filter, tally))?;
     }
     report.step("the program with the autoscaler's own code", |_| replicas::program().map(drop))?;
     report.step("replicas by the autoscaler's own code", |tally| replicas::tests(filter, tally))?;
@@ -193,10 +78,29 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn live_tools() -> Result<()> {
-    let missing = LIVE_TOOLS.iter().filter(|(program, _)| find(program).is_none());
-    let packages: Vec<_> = missing.map(|&(_, package)| package).collect();
-    if packages.is_empty() { Ok(()) } else { install::packages(&packages, "by the live tests") }
+fn live_tests(report: &mut Report, filter: Option<&str>, vm: bool) -> Result<()> {
+    let groups = report.step("the live tests, and the agent that they start", |_| Groups::find(filter))?;
+    // Of these, what Kubernetes is made of takes a quarter of an hour on a new machine with two CPUs.
+    report.step("programs of the live tests", |_| {
+        groups.alone.ensure()?;
+        groups.cluster.ensure()
+    })?;
+    report.step("live tests", |tally| groups.alone.run(tally))?;
+    let beside = filter.is_none().then(Beside::start).transpose()?;
+    report.step("live tests in a cluster", |tally| groups.cluster.run(tally))?;
+    if vm && filter.is_none() {
+        report.step("live tests on other kernels", vm::test)?;
+    } else {
+        println!(
+            "\nTHE LIVE TESTS ON OTHER KERNELS ARE SKIPPED: they come with the live tests, without --no-vm or a filter"
+        );
+        report.tally.skipped += 1;
+    }
+    if let Some(beside) = beside {
+        report.step("programs that were built beside the live tests", |_| beside.wait())?;
+    }
+    report.step("programs of the last live tests", |_| groups.last.ensure())?;
+    report.step("last live tests", |tally| groups.last.run(tally))
 }
 
 /// A stale object is a person's next commit, but in CI it is what would have been shipped.
@@ -234,59 +138,9 @@ fn tests(arguments: &[&str], filter: Option<&str>, tally: &mut Tally) -> Result<
     watched(&mut command, arguments, tally)
 }
 
-/// One by one, with the programs that they find by their variables.
-fn live_tests(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
-    let mut command = cargo(LIVE)?;
-    command.arg("--").args(filter).arg("--test-threads=1");
-    vm::leave_out(&mut command)?;
-    for (variable, module) in BUILT {
-        command.env(variable, module.ensure("by the live tests")?);
-    }
-    watched(&mut command, &LIVE, tally)
-}
-
 pub(super) fn watched(command: &mut Command, arguments: &[&str], tally: &mut Tally) -> Result<()> {
     if !watch(command, |line| tally.add(line))? {
         bail!("`cargo {}` failed; what it printed is above", arguments.join(" "));
     }
     Ok(())
-}
-
-/// Says why, and counts what was not run.
-fn skip_live(options: &Options, tally: &mut Tally) -> Result<()> {
-    let why = if options.no_live {
-        "as --no-live asks"
-    } else {
-        "they need root: run this as root for the whole truth"
-    };
-    let list = output(cargo(LIVE)?.args(["--", "--list"]).args(&options.filter))?;
-    let count = list.lines().filter(|line| line.ends_with(": test")).count();
-    println!("{count} LIVE TESTS SKIPPED, {why}");
-    tally.skipped += u64::try_from(count)?;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    #[test]
-    fn the_lists_of_modules_have_the_versions_that_are_built() {
-        BUILT.iter().chain(&slow::PROGRAMS).for_each(|(_, module)| is_listed(module));
-    }
-
-    fn is_listed(module: &Module) {
-        let Some(list) = module.list else { return };
-        let list = fs::read_to_string(root().unwrap().join(list).join("go.mod")).unwrap();
-        let named = list.lines().filter_map(|line| line.trim().split_once(' '));
-        let package = module.copies.as_ref().map_or(module.package, |copies| copies.module);
-        let mut named = named.filter(|(name, _)| package.starts_with(name));
-        assert!(
-            named.any(|(_, version)| version.split(' ').next() == Some(module.version)),
-            "{}",
-            module.name
-        );
-    }
 }
