@@ -47,11 +47,12 @@ struct Options {
     adapter: PathBuf,
 }
 
-/// The counters of a node after so many ticks.
-fn frame(agent: u16, pods: u32, tick: u64, interval: Duration) -> Frame {
+/// The counters of a node after so many ticks, and so much time.
+fn frame(agent: u16, pods: u32, tick: u64, elapsed: Duration) -> Frame {
     let mut this = Frame {
         instance: 7,
-        nanos: (tick + 1) * interval.as_nanos() as u64,
+        // No clock is at zero.
+        nanos: 1 + elapsed.as_nanos() as u64,
         node: format!("node-{agent}"),
         host: Usage { cpu: Some(tick * 500_000_000), memory: Some(8 << 30), ..Usage::default() },
         ..Frame::default()
@@ -203,8 +204,8 @@ fn main() -> anyhow::Result<()> {
     let agents = Agents::start(interval, move |agent| {
         let begin = Instant::now();
         move || {
-            let tick = (begin.elapsed().as_millis() / interval.as_millis()) as u64;
-            frame(agent, pods, tick, interval)
+            let elapsed = begin.elapsed();
+            frame(agent, pods, (elapsed.as_millis() / interval.as_millis()) as u64, elapsed)
         }
     })?;
     let adapter = Adapter::start(&options, &agents)?;

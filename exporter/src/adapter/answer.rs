@@ -6,16 +6,23 @@ pub mod resource;
 mod table;
 
 use std::{
+    convert::Infallible,
     fmt::Write as _,
+    iter, mem,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
+    body::Body,
     http::header::CONTENT_TYPE,
     response::{IntoResponse as _, Response},
 };
+use futures_util::stream;
 use jiff::Timestamp;
 use serde_json::Value;
+
+/// How long a piece of a list is at least, bytes; but for the last.
+const PIECE: usize = 64 << 10;
 
 /// A number as Kubernetes writes quantities, to a part in a thousand million; none for what is no number, or below zero.
 pub fn quantity(number: f64) -> Option<String> {
@@ -54,22 +61,46 @@ pub fn duration(nanos: u64) -> String {
     }
 }
 
-/// A list: an object, with these items. Each is gone when it is written, as all at once are some 2 KB for each pod of the cluster.
-pub fn list(object: Value, items: impl Iterator<Item = Value>) -> String {
-    let mut text = object.to_string();
-    text.truncate(text.len() - "}".len());
-    text.push_str(r#","items":["#);
-    for (at, item) in items.enumerate() {
-        let comma = if at > 0 { "," } else { "" };
-        _ = write!(text, "{comma}{item}");
-    }
-    text.push_str("]}");
-    text
+/// An answer in JSON.
+pub fn json(body: impl Into<Body>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], body.into()).into_response()
 }
 
-/// An answer in JSON.
-pub fn json(body: impl Into<Vec<u8>>) -> Response {
-    ([(CONTENT_TYPE, "application/json")], body.into()).into_response()
+/// A list: an object, with these items under that name. A long one is written while it is sent, as all pods of a large cluster are
+/// some 40 MB of text, and as objects ten times as much.
+pub fn list(object: &Value, name: &str, items: impl Iterator<Item = Value> + Send + 'static) -> Response {
+    let mut pieces = pieces(object, name, items);
+    let first = pieces.next().unwrap_or_default();
+    let Some(second) = pieces.next() else { return json(first) };
+    let all = [first, second].into_iter().chain(pieces);
+    json(Body::from_stream(stream::iter(all.map(Ok::<_, Infallible>))))
+}
+
+fn pieces<Items: Iterator<Item = Value>>(
+    object: &Value,
+    name: &str,
+    items: Items,
+) -> impl Iterator<Item = String> + use<Items> {
+    let mut head = object.to_string();
+    head.truncate(head.len() - "}".len());
+    _ = write!(head, r#","{name}":["#);
+    let (mut items, mut is_done) = (items.enumerate(), false);
+    iter::from_fn(move || {
+        if is_done {
+            return None;
+        }
+        let mut text = mem::take(&mut head);
+        while text.len() < PIECE {
+            let Some((at, item)) = items.next() else {
+                text.push_str("]}");
+                is_done = true;
+                break;
+            };
+            let comma = if at > 0 { "," } else { "" };
+            _ = write!(text, "{comma}{item}");
+        }
+        Some(text)
+    })
 }
 
 #[cfg(test)]
@@ -81,13 +112,24 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_list_has_its_items() {
-        for items in [vec![], vec![json!({"a": 1})], vec![json!({"a": "]}"}), json!([]), json!(3)]] {
-            let text = list(json!({"kind": "List", "metadata": {}}), items.iter().cloned());
+    #[tokio::test]
+    async fn a_list_has_its_items() {
+        let long = vec![json!("x".repeat(1000)); 200];
+        for items in [vec![], vec![json!({"a": 1})], vec![json!({"a": "]}"}), json!([]), json!(3)], long] {
+            let answer = list(&json!({"kind": "List", "metadata": {}}), "items", items.clone().into_iter());
+            let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
             let wanted = json!({"kind": "List", "metadata": {}, "items": items});
-            assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), wanted);
+            assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), wanted);
         }
+    }
+
+    #[test]
+    fn a_long_list_is_written_piece_by_piece() {
+        let mut written = 0;
+        let items = (0..1000).inspect(|_| written += 1).map(|_| json!("x".repeat(999)));
+        let first = pieces(&json!({"kind": "List"}), "items", items).next().unwrap();
+        assert!((PIECE..PIECE + 1100).contains(&first.len()), "{}", first.len());
+        assert!(written < 100, "{written}");
     }
 
     #[test]

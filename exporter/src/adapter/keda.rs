@@ -5,7 +5,7 @@
 //! namespace, so that whoever reaches this may read all of it: that takes a certificate, or to be on this machine.
 
 pub mod message;
-mod trigger;
+pub mod trigger;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 

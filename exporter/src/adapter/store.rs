@@ -54,10 +54,10 @@ pub struct Reading<T> {
 }
 
 impl<T> Reading<T> {
-    /// Of two pods of one name the one that was made later is the one that there is; where nobody says when they were made, the one
-    /// that was heard of later.
-    fn age(&self) -> impl Ord + use<T> {
-        Reverse((self.about.created, self.since))
+    /// By namespace and name. Of two pods of one name the one that was made later is the one that there is, and comes first; where
+    /// nobody says when they were made, the one that was heard of later.
+    fn key(&self) -> impl Ord {
+        (&*self.about.namespace, &*self.about.name, Reverse((self.about.created, self.since)))
     }
 }
 
@@ -170,8 +170,7 @@ impl Store {
             }));
         }
         // A pod that was made anew under its name may still be on the node that it left: the newer one counts.
-        let key = |reading: &Reading<T>| (reading.about.namespace.clone(), reading.about.name.clone());
-        readings.sort_by_cached_key(|reading| (key(reading), reading.age()));
+        readings.sort_unstable_by(|one, other| one.key().cmp(&other.key()));
         let mut contested = BTreeSet::new();
         readings.dedup_by(|other, one| {
             let is_same = one.about.name == other.about.name && one.about.namespace == other.about.namespace;

@@ -15,7 +15,7 @@ const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2" };
 const SECONDS: u32 = 6;
 
 /// Every target in fuzz/, each from its seeds.
-const TARGETS: [&str; 10] = [
+const TARGETS: [&str; 11] = [
     "normaliser",
     "patterns",
     "head",
@@ -26,6 +26,7 @@ const TARGETS: [&str; 10] = [
     "adapter_request",
     "stream_update",
     "adapter_metrics",
+    "keda_trigger",
 ];
 
 /// Runs them one after the other; an input that fails is in target/fuzz/artifacts, and what printed it says how to try it again.

@@ -198,9 +198,7 @@ fn list(wanted: &Wanted<'_>, items: Vec<Value>, of: &str) -> Result<Response, Re
         let name = &wanted.metric.name;
         return Err(Refusal::no_metric(format!("the server could not find the metric {name} for {of}")));
     }
-    let body = json!({
-        "kind": "MetricValueList", "apiVersion": format!("custom.metrics.k8s.io/{}", wanted.version), "metadata": {},
-        "items": items,
-    });
-    Ok(answer(body.to_string()))
+    let version = format!("custom.metrics.k8s.io/{}", wanted.version);
+    let head = json!({"kind": "MetricValueList", "apiVersion": version, "metadata": {}});
+    Ok(super::list(&head, "items", items.into_iter()))
 }

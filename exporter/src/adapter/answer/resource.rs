@@ -18,15 +18,29 @@ use crate::adapter::{
 /// The labels of nodes, by name, as far as the cluster has told.
 pub type NodeLabels = BTreeMap<String, Labels>;
 
-/// CPU in nanocores and memory in kibibytes, as metrics-server has them; none unless both are known.
-fn usage(total: &Total) -> Option<[String; 2]> {
-    let (cpu, memory) = (total.cpu()?, total.memory()? as u64);
-    let memory = if memory % 1024 == 0 { format!("{}Ki", memory / 1024) } else { memory.to_string() };
-    Some([format!("{}n", (cpu * 1e9).round() as u64), memory])
+/// What containers use together, as far as Kubernetes can be told.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Usage {
+    /// Cores.
+    pub(super) cpu: f64,
+    /// The working set, bytes.
+    pub(super) memory: f64,
 }
 
-fn json_of([cpu, memory]: &[String; 2]) -> Value {
-    json!({"cpu": cpu, "memory": memory})
+impl Usage {
+    /// None unless both are known.
+    fn of(total: &Total) -> Option<Self> {
+        let (cpu, memory) = (total.cpu()?, total.memory()?);
+        (quantity(cpu).is_some() && quantity(memory).is_some()).then_some(Self { cpu, memory })
+    }
+
+    /// CPU in nanocores and memory in kibibytes, as metrics-server has them.
+    fn json(self) -> Value {
+        let memory = self.memory as u64;
+        let memory =
+            if memory.is_multiple_of(1024) { format!("{}Ki", memory / 1024) } else { memory.to_string() };
+        json!({"cpu": format!("{}n", (self.cpu * 1e9).round() as u64), "memory": memory})
+    }
 }
 
 fn times(object: &mut Value, moment: &Moment) {
@@ -35,8 +49,8 @@ fn times(object: &mut Value, moment: &Moment) {
     object["window"] = duration(moment.nanos).into();
 }
 
-/// An object, its sums for a table, and its window.
-type Item = (Value, [String; 2], String);
+/// An object, and for a table its sum, and its window in nanoseconds.
+pub(super) type Item = (Value, Usage, u64);
 
 /// Pods: of a namespace, or of all; with a name, just that.
 ///
@@ -59,26 +73,24 @@ pub fn pods(
         |node, pod| {
             let containers = node.containers(pod)?;
             let nanos = containers.iter().map(|(_, total)| total.nanos).max()?;
-            let usages = containers.iter().map(|(name, total)| Some((name.clone(), usage(total)?)));
-            let usages = usages.collect::<Option<Vec<_>>>()?;
-            let sum = |of: fn(&Total) -> Option<f64>| {
-                containers.iter().filter_map(|(_, total)| of(total)).sum::<f64>()
-            };
-            let sums = [quantity(sum(Total::cpu))?, quantity(sum(Total::memory))?];
-            Some((nanos, (usages, sums)))
+            let usages = containers.into_iter().map(|(name, total)| Some((name, Usage::of(&total)?)));
+            Some((nanos, usages.collect::<Option<Box<[_]>>>()?))
         },
     );
     let items = readings.into_iter().map(|reading| {
-        let (usages, sums) = reading.used;
-        let about = &reading.about;
-        let containers: Vec<_> =
-            usages.iter().map(|(name, usage)| json!({"name": &**name, "usage": json_of(usage)})).collect();
+        let (about, moment) = (&reading.about, &reading.moment);
+        let containers =
+            reading.used.iter().map(|(name, usage)| json!({"name": &**name, "usage": usage.json()}));
         let mut pod = json!({
             "metadata": {"name": about.name, "namespace": about.namespace, "labels": about.labels},
-            "containers": containers,
+            "containers": containers.collect::<Vec<_>>(),
         });
-        times(&mut pod, &reading.moment);
-        (pod, sums, duration(reading.moment.nanos))
+        times(&mut pod, moment);
+        let sum = reading.used.iter().fold(Usage::default(), |sum, (_, usage)| Usage {
+            cpu: sum.cpu + usage.cpu,
+            memory: sum.memory + usage.memory,
+        });
+        (pod, sum, moment.nanos)
     });
     let full = || format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default());
     respond(items, "PodMetrics", name.map(|_| full()), "podmetrics", accept)
@@ -100,18 +112,18 @@ pub fn nodes(
     let found = store.nodes(|node| {
         name.is_none_or(|name| node == name) && ask.labels.matches(of(node)) && ask.fields.matches("", node)
     });
-    let items = found.into_iter().filter_map(|(node, moment, total)| {
-        let sums = [quantity(total.cpu()?)?, quantity(total.memory()?)?];
-        let mut object =
-            json!({"metadata": {"name": &*node, "labels": of(&node)}, "usage": json_of(&usage(&total)?)});
+    let known = found.into_iter().filter_map(|(node, moment, total)| {
+        let usage = Usage::of(&total)?;
+        let mut object = json!({"metadata": {"name": &*node, "labels": of(&node)}, "usage": usage.json()});
         times(&mut object, &moment);
-        Some((object, sums, duration(moment.nanos)))
+        Some((object, usage, moment.nanos))
     });
-    respond(items, "NodeMetrics", name.map(str::to_owned), "nodemetrics", accept)
+    let items: Vec<_> = known.collect();
+    respond(items.into_iter(), "NodeMetrics", name.map(str::to_owned), "nodemetrics", accept)
 }
 
 fn respond(
-    items: impl Iterator<Item = Item>,
+    items: impl Iterator<Item = Item> + Send + 'static,
     kind: &str,
     name: Option<String>,
     plural: &str,
@@ -125,15 +137,18 @@ fn respond(
         return Err(Refusal::no_object(METRICS, plural, name));
     }
     if table::is_wanted(accept) {
-        return Ok(answer(table::of(&items.collect::<Vec<_>>()).to_string()));
+        return Ok(list(&table::head(), "rows", items.map(|item| table::row(&item))));
     }
     let mut items = items.map(|(object, ..)| object);
-    Ok(answer(match name {
+    Ok(match name {
         Some(_) => {
             let mut object = items.next().unwrap_or_default();
             (object["kind"], object["apiVersion"]) = (kind.into(), VERSION.into());
-            object.to_string()
+            answer(object.to_string())
         }
-        None => list(json!({"kind": format!("{kind}List"), "apiVersion": VERSION, "metadata": {}}), items),
-    }))
+        None => {
+            let head = json!({"kind": format!("{kind}List"), "apiVersion": VERSION, "metadata": {}});
+            list(&head, "items", items)
+        }
+    })
 }

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::{duration, quantity, resource::Item};
+
 /// Whether a client prefers a table to the objects.
 pub(super) fn is_wanted(accept: &str) -> bool {
     let first = accept.split(',').next().unwrap_or_default();
@@ -9,14 +11,9 @@ pub(super) fn is_wanted(accept: &str) -> bool {
     parameters.contains(&"as=Table") && parameters.contains(&"g=meta.k8s.io") && parameters.contains(&"v=v1")
 }
 
-/// A table of objects that have a `metadata`, with what each uses.
-pub(super) fn of(items: &[(Value, [String; 2], String)]) -> Value {
+/// A table, without its rows.
+pub(super) fn head() -> Value {
     let column = |name: &str, format: &str, description: &str| json!({"name": name, "type": "string", "format": format, "description": description, "priority": 0});
-    let rows = items.iter().map(|(item, [cpu, memory], window)| {
-        let object = json!({
-            "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": item["metadata"]});
-        json!({"cells": [item["metadata"]["name"], cpu, memory, window], "object": object})
-    });
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {},
         "columnDefinitions": [
@@ -25,6 +22,13 @@ pub(super) fn of(items: &[(Value, [String; 2], String)]) -> Value {
             column("memory", "quantity", ""),
             column("Window", "duration", ""),
         ],
-        "rows": rows.collect::<Vec<_>>(),
     })
+}
+
+/// The row of an object that has a `metadata`.
+pub(super) fn row((item, usage, nanos): &Item) -> Value {
+    let object = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": item["metadata"]});
+    let cells =
+        json!([item["metadata"]["name"], quantity(usage.cpu), quantity(usage.memory), duration(*nanos)]);
+    json!({"cells": cells, "object": object})
 }

@@ -14,15 +14,17 @@ use crate::{
 
 /// A trigger.
 #[derive(Debug)]
-pub(super) struct Trigger<'a> {
-    pub(super) metric: &'a Metric,
-    pub(super) namespace: &'a str,
+pub struct Trigger<'a> {
+    /// What is asked of the pods.
+    pub metric: &'a Metric,
+    /// Their namespace, which is that of the ScaledObject.
+    pub namespace: &'a str,
     /// Which routes.
-    pub(super) series: Selector,
+    pub series: Selector,
     /// Which pods.
-    pub(super) labels: Selector,
-    /// What the metric should be.
-    pub(super) target: f64,
+    pub labels: Selector,
+    /// What the metric should be, in its unit: finite, and above zero.
+    pub target: f64,
     /// Above which there is anything to do.
     activation: f64,
 }
@@ -32,7 +34,7 @@ impl<'a> Trigger<'a> {
     ///
     /// # Errors
     /// When that is not enough, or there is no such metric.
-    pub(super) fn read(object: &'a ScaledObjectRef, metrics: &'a Metrics) -> Result<Self, Status> {
+    pub fn read(object: &'a ScaledObjectRef, metrics: &'a Metrics) -> Result<Self, Status> {
         let said = |key: &str| object.scaler_metadata.get(key).map(String::as_str);
         let must = |key: &str, what: &str| {
             said(key).ok_or_else(|| {
@@ -59,7 +61,7 @@ impl<'a> Trigger<'a> {
     }
 
     /// Whether there is anything to do.
-    pub(super) fn is_active(&self, value: f64) -> bool {
+    pub fn is_active(&self, value: f64) -> bool {
         value > self.activation
     }
 }
