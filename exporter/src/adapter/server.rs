@@ -14,7 +14,7 @@ use std::{
 
 use axum::{
     body::Body,
-    http::{Request, StatusCode},
+    http::{HeaderValue, Request, StatusCode, Version, header::CONNECTION},
     response::Response,
 };
 use hyper::{body::Incoming, service::service_fn};
@@ -205,8 +205,13 @@ async fn connection(
         let (app, certificates, usage) = (app.clone(), certificates.clone(), usage.clone());
         async move {
             let _asked = usage.begin();
-            let answer = app.answer(&certificates, request.map(Body::new)).await;
+            let version = request.version();
+            let mut answer = app.answer(&certificates, request.map(Body::new)).await;
             if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+                // HTTP/2 has frames for it; in HTTP/1 the answer itself says so, before the client can ask again.
+                if version <= Version::HTTP_11 {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 usage.is_in_vain.notify_one();
             }
             Ok::<_, Infallible>(answer)
