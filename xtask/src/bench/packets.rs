@@ -1,8 +1,9 @@
-//! Nanoseconds per run of the packet programs at an HTTP server, beside the least that can know a request: the same packets.
+//! Nanoseconds per run of the packet programs at an HTTP server, beside the least that can know a request, and the least that can
+//! time one: the same packets.
 //!
 //! All programs are at the server's cgroup alone, so that the directions are apart: small requests arrive and small replies are
 //! sent, each packet with a head; then long replies are sent, and what arrives are their ACKs. The kernel measures each run
-//! as `programs` says. Who comes first at a packet finds less in the caches: each of the three is first in a third of a round.
+//! as `programs` says. Who comes first at a packet finds less in the caches: each is first as often as the others.
 
 use std::path::Path;
 
@@ -24,13 +25,22 @@ use super::{
 enum Who {
     Podmeter,
     Minimal,
+    Timed,
     Empty,
 }
 
-/// Each is first, second and last once.
-const ORDERS: [[Who; 3]; 3] = {
-    use Who::{Empty, Minimal, Podmeter};
-    [[Podmeter, Minimal, Empty], [Minimal, Empty, Podmeter], [Empty, Podmeter, Minimal]]
+/// How many they are.
+const ALL: usize = 4;
+
+/// Each is at every place once.
+const ORDERS: [[Who; ALL]; ALL] = {
+    use Who::{Empty, Minimal, Podmeter, Timed};
+    [
+        [Podmeter, Minimal, Empty, Timed],
+        [Minimal, Empty, Timed, Podmeter],
+        [Empty, Timed, Podmeter, Minimal],
+        [Timed, Podmeter, Minimal, Empty],
+    ]
 };
 
 /// What runs through the server.
@@ -44,18 +54,18 @@ const IN: usize = 0;
 const OUT: usize = 1;
 
 /// What programs ran so far, by whose they are and by direction: nanoseconds, and how often.
-type Costs = [[(f64, f64); 2]; 3];
+type Costs = [[(f64, f64); 2]; ALL];
 
 /// Nanoseconds per run, by load, whose program, direction.
-type Means = [[[f64; 2]; 3]; LOADS];
+type Means = [[[f64; 2]; ALL]; LOADS];
 
 /// What a round gave: nanoseconds per run, net of the empty program.
 #[derive(Clone, Copy, Default)]
 struct Round {
-    /// The mean over all orders, by load, direction: podmeter's, and the minimal ones.
-    net: [[[f64; 2]; 2]; LOADS],
-    /// Where each was the first of the three.
-    first: [[[f64; 2]; 2]; LOADS],
+    /// The mean over all orders, by load, direction, and whose it is.
+    net: [[[f64; ALL]; 2]; LOADS],
+    /// Where each was the first.
+    first: [[[f64; ALL]; 2]; LOADS],
     /// Of the packets that arrived during the long replies, the share without a request.
     acks: f64,
 }
@@ -73,9 +83,10 @@ pub(super) fn run(podmeter: &Path, effort: Effort, report: &mut Report) -> Resul
     }
     rows(&rounds, report);
     report.note(format!(
-        "Packets: at the server's cgroup, net of an empty program at the same packets; medians of {} rounds of three times \
+        "Packets: at the server's cgroup, net of an empty program at the same packets; medians of {} rounds of four times \
          {} s per load, each program first once (range). The minimal program: socket storage, one load of 64 bytes, one \
-         histogram add; no clock, no parsing. Requests that differ come from a pool of {}.",
+         histogram add; no clock, no parsing. That with a clock: headers of the packet, sequence numbers, when a request arrives \
+         and how long it took besides; what is longer than 2 KiB is a body. Requests that differ come from a pool of {}.",
         effort.rounds,
         effort.seconds,
         Kind::Different.pool(),
@@ -88,26 +99,27 @@ fn measure(podmeter: &Path, traffic: &Traffic, seconds: u32) -> Result<Round> {
     let mut acks = Samples::default();
     let mut means = Vec::new();
     for order in ORDERS {
-        let (mut agent, mut minimal, mut empty) = (None, None, None);
+        let (mut agent, mut minimal, mut timed, mut empty) = (None, None, None, None);
         for who in order {
             match who {
                 Who::Podmeter => agent = Some(Agent::within(podmeter, traffic.server.v2())?),
                 Who::Minimal => minimal = Some(minimal::attach_minimal(traffic.server.v2())?),
+                Who::Timed => timed = Some(minimal::attach_timed(traffic.server.v2())?),
                 Who::Empty => empty = Some(minimal::attach_empty(traffic.server.v2())?),
             }
         }
-        let (Some(agent), Some(minimal), Some(empty)) = (agent, minimal, empty) else {
+        let (Some(agent), Some(minimal), Some(timed), Some(empty)) = (agent, minimal, timed, empty) else {
             unreachable!("an order has all of them")
         };
         let mut own = Means::default();
         for (load, own) in own.iter_mut().enumerate() {
-            let before = costs(&agent, &minimal, &empty)?;
+            let before = costs(&agent, [&minimal, &timed, &empty])?;
             let requests = match load {
                 ALIKE => traffic.small(Kind::Alike, seconds)?,
                 DIFFERENT => traffic.small(Kind::Different, seconds)?,
                 _ => traffic.run("/bulk", seconds)?,
             };
-            let after = costs(&agent, &minimal, &empty)?;
+            let after = costs(&agent, [&minimal, &timed, &empty])?;
             *own = per_run(&before, &after);
             if load == BULK {
                 let arrived = after[0][IN].1 - before[0][IN].1;
@@ -120,7 +132,7 @@ fn measure(podmeter: &Path, traffic: &Traffic, seconds: u32) -> Result<Round> {
     }
     for load in 0..LOADS {
         for direction in [IN, OUT] {
-            for who in [Who::Podmeter, Who::Minimal] {
+            for who in [Who::Podmeter, Who::Minimal, Who::Timed] {
                 let mean = |who: Who| {
                     means.iter().map(|own| own[load][who as usize][direction]).sum::<f64>()
                         / means.len() as f64
@@ -138,7 +150,7 @@ fn measure(podmeter: &Path, traffic: &Traffic, seconds: u32) -> Result<Round> {
     Ok(round)
 }
 
-fn costs(agent: &Agent, minimal: &[Attached; 2], empty: &[Attached; 2]) -> Result<Costs> {
+fn costs(agent: &Agent, others: [&[Attached; 2]; ALL - 1]) -> Result<Costs> {
     let scrape = agent.text()?;
     let podmeter = ["http_ingress", "http_egress"].map(|program| {
         let label = format!("program=\"{program}\"");
@@ -147,11 +159,12 @@ fn costs(agent: &Agent, minimal: &[Attached; 2], empty: &[Attached; 2]) -> Resul
     });
     let ours =
         |programs: &[Attached; 2]| Ok::<_, anyhow::Error>([programs[IN].cost()?, programs[OUT].cost()?]);
-    Ok([podmeter, ours(minimal)?, ours(empty)?])
+    let [minimal, timed, empty] = others;
+    Ok([podmeter, ours(minimal)?, ours(timed)?, ours(empty)?])
 }
 
-fn per_run(before: &Costs, after: &Costs) -> [[f64; 2]; 3] {
-    [0, 1, 2].map(|who| {
+fn per_run(before: &Costs, after: &Costs) -> [[f64; 2]; ALL] {
+    [0, 1, 2, 3].map(|who| {
         [IN, OUT].map(|direction| {
             let ((from, runs), (to, all)) = (before[who][direction], after[who][direction]);
             (to - from) / (all - runs)
@@ -162,6 +175,7 @@ fn per_run(before: &Costs, after: &Costs) -> [[f64; 2]; 3] {
 fn rows(rounds: &[Round], report: &mut Report) {
     const PODMETER: usize = Who::Podmeter as usize;
     const MINIMAL: usize = Who::Minimal as usize;
+    const TIMED: usize = Who::Timed as usize;
     let of = |figure: &dyn Fn(&Round) -> f64| rounds.iter().map(figure).collect::<Samples>();
     let names = [
         (ALIKE, IN, "small request, all alike, that arrives"),
@@ -172,24 +186,31 @@ fn rows(rounds: &[Round], report: &mut Report) {
         (BULK, IN, "ACK of a 1 MiB reply, that arrives"),
     ];
     for (load, direction, name) in names {
-        let [own, least] =
-            [PODMETER, MINIMAL].map(|who| of(&|round| round.net[load][direction][who]).show(0, "ns"));
-        report.row(format!("time per {name}"), format!("{own}; the minimal program {least}"), "", "");
+        let [own, least, timed] =
+            [PODMETER, MINIMAL, TIMED].map(|who| of(&|round| round.net[load][direction][who]).show(0, "ns"));
+        let figure = format!("{own}; the minimal program {least}, with a clock {timed}");
+        report.row(format!("time per {name}"), figure, "", "");
     }
     // Of both directions together; and of those runs where each found what the other one leaves in the caches not yet there.
-    let both = |net: &[[f64; 2]; 2], who: usize| net[IN][who] + net[OUT][who];
+    let both = |net: &[[f64; ALL]; 2], who: usize| net[IN][who] + net[OUT][who];
     for (load, name) in [(ALIKE, "all alike"), (DIFFERENT, "each different")] {
         let ratio = of(&|round| both(&round.net[load], PODMETER) / both(&round.net[load], MINIMAL));
         let first = of(&|round| both(&round.first[load], PODMETER) / both(&round.first[load], MINIMAL));
         let figure = format!("{}; as the first {}", ratio.show(2, ""), first.show(2, ""));
         report.row(format!("packets with a head, {name}: podmeter / minimal"), figure, "1.3", "");
+        let ratio = of(&|round| both(&round.net[load], TIMED) / both(&round.net[load], MINIMAL));
+        report.row(format!("packets with a head, {name}: with a clock / minimal"), ratio.show(2, ""), "", "");
     }
     let ratio = of(&|round| round.net[BULK][OUT][PODMETER] / round.net[BULK][OUT][MINIMAL]);
     let first = of(&|round| round.first[BULK][OUT][PODMETER] / round.first[BULK][OUT][MINIMAL]);
     let figure = format!("{}; as the first {}", ratio.show(2, ""), first.show(2, ""));
     report.row("packets of a body: podmeter / minimal", figure, "0.6", "");
+    let ratio = of(&|round| round.net[BULK][OUT][TIMED] / round.net[BULK][OUT][MINIMAL]);
+    report.row("packets of a body: with a clock / minimal", ratio.show(2, ""), "", "");
     let ratio = of(&|round| round.net[BULK][IN][PODMETER] * 2.0 / both(&round.net[ALIKE], MINIMAL));
     report.row("ACKs: podmeter / minimal at packets with a head", ratio.show(2, ""), "0.6", "");
+    let ratio = of(&|round| round.net[BULK][IN][TIMED] * 2.0 / both(&round.net[ALIKE], MINIMAL));
+    report.row("ACKs: with a clock / minimal at packets with a head", ratio.show(2, ""), "", "");
     report.row("ACKs among what arrives then", of(&|round| 100.0 * round.acks).show(1, "%"), "", "");
 }
 
@@ -199,14 +220,14 @@ mod tests {
 
     #[test]
     fn costs_are_per_run() {
-        let before = [[(0.0, 0.0), (100.0, 10.0)]; 3];
-        let after = [[(50.0, 5.0), (400.0, 20.0)]; 3];
-        assert_eq!(per_run(&before, &after), [[10.0, 30.0]; 3]);
+        let before = [[(0.0, 0.0), (100.0, 10.0)]; ALL];
+        let after = [[(50.0, 5.0), (400.0, 20.0)]; ALL];
+        assert_eq!(per_run(&before, &after), [[10.0, 30.0]; ALL]);
     }
 
     #[test]
     fn each_is_first_once() {
         let firsts = ORDERS.map(|order| order[0] as usize);
-        assert_eq!(firsts, [0, 1, 2]);
+        assert_eq!(firsts, [0, 1, 3, 2]);
     }
 }
