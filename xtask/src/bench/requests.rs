@@ -58,7 +58,10 @@ impl Counts {
             client: count("client", &traffic.client.path),
             unanswered: lost("reason=\"request_unanswered\""),
             // Cgroups come and go anywhere on the machine, and so do connections of other protocols.
-            lost: lost("") - lost("reason=\"cgroup_") - lost("reason=\"connection_"),
+            lost: lost("")
+                - lost("reason=\"cgroup_")
+                - lost("reason=\"connection_")
+                - lost("reason=\"switch_"),
         };
         Ok((this, scrape))
     }
