@@ -86,8 +86,11 @@ fn containers_have_their_names(node: &Node) {
         let scrape = named(node, container.pod(), &[container]);
         let usage = [container.labels(), container.pod().labels()].map(|labels| labels + ",cpu=\"total\"");
         assert_eq!(of_pod(&scrape, USAGE, container.pod()), usage.iter().map(String::as_str).collect());
-        assert_eq!(scrape.value("podmeter_kube_unnamed_containers", &[]), Some(0.0));
     }
+    // One pod may have its names before the other.
+    wait::until("no container without a name", || {
+        (node.agent.scrape().value("podmeter_kube_unnamed_containers", &[]) == Some(0.0)).then_some(())
+    });
 }
 
 fn cpu_time_is_the_kernels_account(node: &Node) {
