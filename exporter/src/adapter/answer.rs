@@ -24,10 +24,15 @@ use serde_json::Value;
 /// How long a piece of a list is at least, bytes; but for the last.
 const PIECE: usize = 64 << 10;
 
+/// Whether Kubernetes has a quantity for a number.
+fn is_quantity(number: f64) -> bool {
+    (0.0..=9e18).contains(&number)
+}
+
 /// A number as Kubernetes writes quantities, to a part in a thousand million; none for what is no number, or below zero.
 pub fn quantity(number: f64) -> Option<String> {
     const UNITS: [(f64, &str); 4] = [(1.0, ""), (1e3, "m"), (1e6, "u"), (1e9, "n")];
-    if !(0.0..=9e18).contains(&number) {
+    if !is_quantity(number) {
         return None;
     }
     // As many digits as the number has to say.

@@ -20,7 +20,9 @@ pub(super) struct Beside {
 impl Beside {
     /// Begins to build.
     pub(super) fn start() -> Result<Self> {
-        let log = root()?.join("target/programs.log");
+        let folder = root()?.join("target");
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let log = folder.join("programs.log");
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         // In a session of its own, which the scheduler can put behind all others.
         let mut command = Command::new("setsid");

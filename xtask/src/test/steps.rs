@@ -80,7 +80,7 @@ pub(super) fn run(report: &mut Report, options: &Options) -> Result<()> {
 
 fn live_tests(report: &mut Report, filter: Option<&str>, vm: bool) -> Result<()> {
     let groups = report.step("the live tests, and the agent that they start", |_| Groups::find(filter))?;
-    // Of these, what Kubernetes is made of takes a quarter of an hour on a new machine with two CPUs.
+    // Of these, what Kubernetes is made of takes eleven minutes on a new machine with two CPUs.
     report.step("programs of the live tests", |_| {
         groups.alone.ensure()?;
         groups.cluster.ensure()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::{date, duration, json as answer, list, quantity, table};
+use super::{date, duration, is_quantity, json as answer, list, table};
 use crate::adapter::{
     ask::{Ask, METRICS},
     labels::Labels,
@@ -31,7 +31,7 @@ impl Usage {
     /// None unless both are known.
     fn of(total: &Total) -> Option<Self> {
         let (cpu, memory) = (total.cpu()?, total.memory()?);
-        (quantity(cpu).is_some() && quantity(memory).is_some()).then_some(Self { cpu, memory })
+        (is_quantity(cpu) && is_quantity(memory)).then_some(Self { cpu, memory })
     }
 
     /// CPU in nanocores and memory in kibibytes, as metrics-server has them.
