@@ -5,6 +5,7 @@ pub mod agent;
 pub mod cgroup;
 pub mod cluster;
 pub mod image;
+pub mod loopback;
 pub mod machine;
 pub mod process;
 pub mod random;

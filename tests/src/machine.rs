@@ -1,10 +1,6 @@
 //! What the machine takes from a measurement, by the kernel's own accounts: how far a probe may be off, and no further.
 
-use std::{
-    fs,
-    net::TcpListener,
-    panic::{self, AssertUnwindSafe},
-};
+use std::{fs, net::TcpListener};
 
 use crate::process::switches;
 
@@ -25,39 +21,6 @@ pub fn stolen() -> f64 {
     let line = text.lines().next().expect("the line of all CPUs");
     // cpu user nice system idle iowait irq softirq steal, in units of 1/100 s on every architecture.
     line.split_whitespace().skip(6).take(3).map(|field| field.parse::<f64>().expect("a number") / 100.0).sum()
-}
-
-/// How many segments have overtaken another on their way to a TCP socket of this network namespace so far, by the kernel's count.
-///
-/// # Panics
-/// Without procfs.
-pub fn overtaken() -> u64 {
-    let text = fs::read_to_string("/proc/net/netstat").expect("procfs");
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
-    let (names, numbers) = (lines.next().expect("names"), lines.next().expect("numbers"));
-    let of = |name: &str| {
-        names.split(' ').zip(numbers.split(' ')).find(|(own, _)| *own == name).expect("the counter").1
-    };
-    of("TCPOFOQueue").parse().expect("a number")
-}
-
-/// Runs a test that takes it that segments come in the order in which they were sent: once more if it fails and some did not. The
-/// kernel says so where TCP had to put them in order; where two CPUs had neighbouring segments of a connection at the same time, as on
-/// loopback when a busy sender changes its CPU, only podmeter does (`framing_lost`), so that this is believed twice, and no oftener.
-///
-/// # Panics
-/// When it fails otherwise, or three times.
-pub fn in_order(test: impl Fn()) {
-    for _ in 0..2 {
-        let before = overtaken();
-        let Err(failure) = panic::catch_unwind(AssertUnwindSafe(&test)) else { return };
-        let text = failure.downcast_ref::<String>().map_or("", String::as_str);
-        if overtaken() == before && !text.contains("framing_lost") {
-            panic::resume_unwind(failure);
-        }
-        println!("a segment overtook another: once more");
-    }
-    test();
 }
 
 /// Asserts that CPU time is the kernel's own account of it, within 0.1 %, and up to what was stolen meanwhile above it.

@@ -1,6 +1,6 @@
 //! Bodies of every framing, and answers in several parts: one request each.
 
-use podmeter_tests::{machine::in_order, scrape::Scrape, temp::TempDir};
+use podmeter_tests::{loopback::in_order, scrape::Scrape, temp::TempDir};
 
 use super::lab::{Lab, Server, Talk};
 

@@ -1,6 +1,6 @@
 //! Every method and status, on connections that are kept and that are not, over IPv4 and IPv6.
 
-use podmeter_tests::machine::in_order;
+use podmeter_tests::loopback::in_order;
 
 use super::lab::{CLIENT, Lab, SERVER};
 

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podmeter_tests::{machine::in_order, scrape::Scrape, wait};
+use podmeter_tests::{loopback::in_order, scrape::Scrape, wait};
 
 use self::{parser::Conversation, plan::Plan, play::Ends};
 use super::lab::{CLIENT, Lab, PEER, SERVER, Talk};

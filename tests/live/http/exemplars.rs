@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, process::Command};
 
-use podmeter_tests::{machine::in_order, scrape::Scrape};
+use podmeter_tests::{loopback::in_order, scrape::Scrape};
 
 use super::lab::{CLIENT, Lab, SERVER};
 

@@ -1,6 +1,6 @@
 //! Requests that do not wait for the answers before theirs: each counts, with its own route, status and time.
 
-use podmeter_tests::machine::in_order;
+use podmeter_tests::loopback::in_order;
 
 use super::lab::{CLIENT, Lab, SERVER, Talk};
 

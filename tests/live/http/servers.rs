@@ -2,7 +2,7 @@
 //!
 //! A row that deviates does not end its test: all of them are told of at the end, with what was counted instead.
 //!
-//! `cargo xtask test` installs what they need. Two are run by hand, with `--ignored`: each says why.
+//! `cargo xtask test` installs what they need.
 
 mod exchange;
 mod ledger;
@@ -10,7 +10,7 @@ mod program;
 
 use std::time::Instant;
 
-use podmeter_tests::{cgroup::Cgroup, machine::in_order};
+use podmeter_tests::{cgroup::Cgroup, loopback::in_order};
 
 use self::{
     exchange::{BOTH, EARLY_HINTS, Exchange, FETCHES, PIPELINED, RANGE, Raw},
@@ -168,7 +168,6 @@ fn apache() {
 }
 
 #[test]
-#[ignore = "its curl may meet a closed connection when a body is too large (once in five runs), or a large upload lose its framing as python's (once in four)"]
 fn node() {
     server(Program::Node, EARLY_HINTS, PIPELINED);
 }
@@ -179,7 +178,6 @@ fn go() {
 }
 
 #[test]
-#[ignore = "a large upload in chunks loses its framing in half of the runs: segments out of order, as TCP counts them too (tests/bench/ideas.md); and up to three requests of wrk's are not answered at its end, which is told"]
 fn python() {
     server(Program::Python, &[], PIPELINED);
 }

@@ -1,6 +1,6 @@
 //! Messages that are as long as one another and begin alike, and yet say different things: nothing of one is taken for the other's.
 
-use podmeter_tests::machine::in_order;
+use podmeter_tests::loopback::in_order;
 
 use super::lab::{CLIENT, Lab, PEER, SERVER, Talk};
 

@@ -11,7 +11,7 @@ function serve(port, file) {
   for (const host of ['127.0.0.1', '::1']) {
     const server = http.createServer((request, response) => answer(request, response, file));
     server.on('checkContinue', (request, response) => {
-      if (request.url !== '/limited') response.writeContinue();
+      if (!request.url.startsWith('/limited?')) response.writeContinue();
       answer(request, response, file);
     });
     server.listen(port, host);

@@ -20,7 +20,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def handle_expect_100(self):
-        return self.path == "/limited" or super().handle_expect_100()
+        return self.path.startswith("/limited?") or super().handle_expect_100()
 
     def head(self, status, *headers):
         self.send_response(status)
@@ -89,14 +89,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 
 
-class Server6(http.server.ThreadingHTTPServer):
+class Server(http.server.ThreadingHTTPServer):
+    # By default 5: with more at once a client has connections, and sends requests, that never come to the server.
+    request_queue_size = 128
+
+
+class Server6(Server):
     address_family = socket.AF_INET6
 
 
 def serve(port):
     six = Server6(("::1", port), Handler)
     threading.Thread(target=six.serve_forever).start()
-    http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    Server(("127.0.0.1", port), Handler).serve_forever()
 
 
 def send(connection, method, path, size):
