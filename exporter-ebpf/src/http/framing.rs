@@ -8,11 +8,11 @@
 //! memory and are read anew in every step: each step is verified once, rather than once for every way that led to it.
 
 use super::{
-    line::{WORD, line_rest, name},
+    line::{Reached, WORD, line_rest, lines, name},
     table::{
         self, BODY, CHUNKED, CLOSE, CODING_CHUNKED, DATA, DATA_CR, EXPECT, EXPECTS, FIRST_ACTION,
-        FIRST_BYTEWISE, HAS_LENGTH, HEAD_END, LAST_ACTION, LENGTH, LINE, LINE_REST_FIRST, MESSAGE_END,
-        NO_BODY, RESPONSE, SIZE, SIZE_END, START, TRACE, TRAILER, UNKNOWN,
+        FIRST_BYTEWISE, HAS_LENGTH, HEAD_END, LAST_ACTION, LENGTH, LINE, LINE_REST, LINE_REST_FIRST,
+        MESSAGE_END, NO_BODY, RESPONSE, SIZE, SIZE_END, START, TRACE, TRAILER, UNKNOWN,
     },
 };
 
@@ -241,8 +241,19 @@ unsafe fn advance(source: &impl Source, cursor: *mut Cursor, stream: *mut Stream
                 set(&raw mut (*cursor).trace_at, at.wrapping_add(1));
             }
         }
+        if state == LINE_REST {
+            let (reached, crossed) =
+                lines(window, opaque(place), filled, u64::from(get(&raw const (*cursor).spare)));
+            set(&raw mut (*cursor).at, at.wrapping_add(crossed));
+            match reached {
+                Reached::Rest => set(&raw mut (*stream).state, LINE_REST),
+                Reached::Line => set(&raw mut (*stream).state, LINE),
+                Reached::End => act(stream, HEAD_END, b'\n', at),
+            }
+            return true;
+        }
         if state >= LINE_REST_FIRST {
-            crossed = line_rest(window, opaque(place), ahead);
+            crossed = line_rest(window, opaque(place));
         }
         if crossed != 0 {
             set(&raw mut (*stream).state, state);

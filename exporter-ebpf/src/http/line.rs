@@ -5,8 +5,8 @@ use super::{
     table::{LENGTH, LINE, LINE_REST, TRACE},
 };
 
-/// How many bytes a step crosses at most within a line.
-const STRIDE: u32 = 32;
+/// How many words [`lines`] looks at: as many as a window of lines has.
+const LEAPS: u32 = 24;
 /// How many bytes are looked at in one.
 pub(super) const WORD: u32 = 8;
 
@@ -37,28 +37,86 @@ pub(super) unsafe fn name(window: *const u8, place: u64, ahead: u32) -> (u8, u32
     (if first | TRACEPAR.case == TRACEPAR.name { TRACE } else { LINE_REST }, 0)
 }
 
-/// How many bytes there are before the end of the line, or as many as a step crosses. A line end behind the window stops it too.
+/// Where [`lines`] has got to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// Amid a line, near the end of what is there.
+    Rest,
+    /// The beginning of a line to look at, or of one of which too little is there.
+    Line,
+    /// What follows the head.
+    End,
+}
+
+/// Crosses what is left of a line of a head and the lines behind it that do not matter: where it has got to, and behind how many
+/// bytes.
+///
+/// `zero` is 0, and the verifier does not know: so it knows nothing of a place, whichever way led to it, and follows one of them.
+///
+/// # Safety
+/// `filled` bytes of the window are there, and a line end behind them.
 #[inline(always)]
-pub(super) unsafe fn line_rest(window: *const u8, place: u64, ahead: u32) -> u32 {
-    // SAFETY: within the window, which is a word longer than what it is filled with.
-    unsafe {
-        if ahead >= STRIDE && place <= WINDOW as u64 - u64::from(STRIDE) {
-            let (a, b) = (line_ends(word(window, place)), line_ends(word(window, place + 8)));
-            let (c, d) = (line_ends(word(window, place + 16)), line_ends(word(window, place + 24)));
-            return match (a | b, a, c) {
-                (0, _, 0) if d == 0 => STRIDE,
-                (0, _, 0) => 24 + first(d),
-                (0, _, _) => 16 + first(c),
-                (_, 0, _) => 8 + first(b),
-                _ => first(a),
-            };
+pub(super) unsafe fn lines(window: *const u8, from: u64, filled: u32, zero: u64) -> (Reached, u32) {
+    let mut at = from;
+    let mut reached = Reached::Rest;
+    let mut step = 0;
+    while step < LEAPS {
+        step += 1;
+        at ^= zero;
+        if at > WINDOW as u64 {
+            break;
         }
-        if place > WINDOW as u64 {
-            return 0;
+        // SAFETY: within the window, which is a word longer than what it is filled with.
+        let ends = line_ends(unsafe { word(window, at) });
+        if ends == 0 {
+            at += 8;
+            continue;
         }
-        let ends = line_ends(word(window, place));
-        if ends == 0 { WORD } else { first(ends) }
+        at += u64::from(first(ends));
+        if at >= u64::from(filled) {
+            // The line end behind what is there.
+            break;
+        }
+        at += 1;
+        reached = Reached::Line;
+        if at > WINDOW as u64 {
+            break;
+        }
+        // SAFETY: as before.
+        let next = unsafe { word(window, at) };
+        if next as u16 == u16::from_le_bytes(*b"\r\n") && at + 2 <= u64::from(filled) {
+            at += 2;
+            reached = Reached::End;
+            break;
+        }
+        if at + 8 > u64::from(filled) || may_matter(next) {
+            break;
+        }
+        reached = Reached::Rest;
     }
+    (reached, (at - from) as u32)
+}
+
+/// How many bytes there are before the end of the line, or as many as are looked at. A line end behind the window stops it too.
+#[inline(always)]
+pub(super) unsafe fn line_rest(window: *const u8, place: u64) -> u32 {
+    if place > WINDOW as u64 {
+        return 0;
+    }
+    // SAFETY: within the window, which is a word longer than what it is filled with.
+    let ends = line_ends(unsafe { word(window, place) });
+    if ends == 0 { WORD } else { first(ends) }
+}
+
+/// Whether a line that begins with these bytes has to be looked at.
+#[inline(always)]
+fn may_matter(first: u64) -> bool {
+    let is_end = first as u8 == b'\r' || first as u8 == b'\n';
+    is_end
+        || first | CONTENT.case == CONTENT.name
+        || first | TRANSFER.case == TRANSFER.name
+        || (first | EXPECT_.case) << 16 == EXPECT_.name << 16
+        || first | TRACEPAR.case == TRACEPAR.name
 }
 
 /// Eight bytes that the name of a field begins with, and what makes letters small.

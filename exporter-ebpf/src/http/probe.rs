@@ -71,6 +71,8 @@ fn packet(ctx: &SkBuffContext, ingress: bool) {
             }
         }
         if segment.len != 0 {
+            // Its cache lines may be another CPU's: they come at the same time rather than one after the other.
+            _ = get(&raw const (*this).request.start);
             segment.count(this);
         }
         if (*this).opaque == 0 && segment.len != 0 {

@@ -17,6 +17,7 @@ mod sink;
 #[cfg(test)]
 mod tests;
 
+use sink::Kept;
 pub use sink::{Hash, Sink, Text, Token};
 
 /// How many segments are told apart.
@@ -151,7 +152,7 @@ pub struct Route<S> {
     /// would be a constant by which the verifier tells the ways through the program apart, and they would be too many.
     sum: u64,
     /// The sum at the beginning of the segment.
-    base: u64,
+    base: Kept,
 }
 
 impl<S: Sink> Route<S> {
@@ -162,7 +163,7 @@ impl<S: Sink> Route<S> {
 
     /// Like [`Self::new`], with a 0 that the verifier does not know to be one: there is less that it can tell ways apart by.
     pub const fn opaque(sink: S, zero: u64) -> Self {
-        Self { sink, sum: zero, base: zero }
+        Self { sink, sum: zero, base: Kept::new(zero) }
     }
 
     /// Takes the next byte of the target; `false` when the route has ended, after which there must be no more.
@@ -181,7 +182,8 @@ impl<S: Sink> Route<S> {
     /// Where the current segment is, what it has, and whether it has nothing.
     #[inline(always)]
     fn current(&self) -> (u64, Segment, bool) {
-        (self.sum % 16, Segment(self.sum.wrapping_sub(self.base)), self.sum == self.base)
+        let base = self.base.get();
+        (self.sum % 16, Segment(self.sum.wrapping_sub(base)), self.sum == base)
     }
 
     #[inline(always)]
@@ -199,7 +201,7 @@ impl<S: Sink> Route<S> {
             _ => return false,
         }
         self.sum = self.sum.wrapping_add(step);
-        self.base = self.sum;
+        self.base.set(self.sum);
         self.sink.mark();
         self.sink.byte(b'/');
         true

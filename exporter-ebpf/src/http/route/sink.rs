@@ -39,7 +39,29 @@ pub trait Sink {
 /// A hash of the route. Whoever chooses the paths can make two collide, to the harm of their own service only.
 pub struct Hash {
     state: u64,
-    mark: u64,
+    mark: Kept,
+}
+
+/// A number in memory. What is needed at the end of a segment alone would be in a register otherwise, and what each byte changes in
+/// memory: there are ten.
+pub(super) struct Kept(u64);
+
+impl Kept {
+    pub(super) const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    #[inline(always)]
+    pub(super) fn get(&self) -> u64 {
+        // SAFETY: our own.
+        unsafe { (&raw const self.0).read_volatile() }
+    }
+
+    #[inline(always)]
+    pub(super) fn set(&mut self, number: u64) {
+        // SAFETY: our own.
+        unsafe { (&raw mut self.0).write_volatile(number) };
+    }
 }
 
 impl Hash {
@@ -55,7 +77,7 @@ impl Hash {
     /// Like [`Self::new`]; see [`super::Route::opaque`].
     pub const fn opaque(zero: u64) -> Self {
         let state = Self::FACTOR ^ zero;
-        Self { state, mark: state }
+        Self { state, mark: Kept::new(state) }
     }
 
     /// The hash; odd, hence never 0, which stands for the routes that are not told apart.
@@ -82,11 +104,11 @@ impl Sink for Hash {
     }
 
     fn mark(&mut self) {
-        self.mark = self.state;
+        self.mark.set(self.state);
     }
 
     fn rollback(&mut self) {
-        self.state = self.mark;
+        self.state = self.mark.get();
     }
 }
 
