@@ -19,8 +19,8 @@ use super::{
 };
 use crate::command::{find, output};
 
-/// The size of the file for bulk transfer.
-const BULK: usize = 1 << 20;
+/// The files for bulk transfer, and their sizes.
+const FILES: [(&str, usize); 2] = [("bulk", 1 << 20), ("long", 1 << 26)];
 
 /// Small requests, and how they differ. Each has as many bytes as a browser's, and goes to one of 32 routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -75,8 +75,10 @@ impl Traffic {
         let (server, client) = (containers.add()?, containers.add()?);
         let folder = env::temp_dir().join(format!("podmeter-bench-{}", std::process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        fs::write(folder.join("bulk"), vec![b'x'; BULK])
-            .context("cannot write the file for bulk transfer")?;
+        for (name, size) in FILES {
+            fs::write(folder.join(name), vec![b'x'; size])
+                .context("cannot write a file for bulk transfer")?;
+        }
         fs::write(folder.join("requests.lua"), include_str!("requests.lua"))
             .context("cannot write the requests")?;
         // The port is free a moment later, too: the kernel gives out others first.
@@ -184,7 +186,7 @@ fn configuration(folder: &str, address: SocketAddr) -> String {
         "daemon off;\nmaster_process off;\npid {folder}/pid;\nworker_rlimit_nofile 4096;\nevents {{ worker_connections 4000; }}\n\
          http {{\naccess_log off;\nsendfile on;\nkeepalive_requests 1000000000;\n{paths}\
          server {{\nlisten {address} backlog=4096;\nlocation = /status {{ stub_status; }}\nlocation / {{ return 200 \"ok\"; }}\n\
-         location /bulk {{ root {folder}; }}\n}}\n}}\n"
+         location /bulk {{ root {folder}; }}\nlocation /long {{ root {folder}; }}\n}}\n}}\n"
     )
 }
 
