@@ -143,7 +143,12 @@ pub(super) unsafe fn set<T>(place: *mut T, value: T) {
 /// Keeps LLVM from proving away a check that the verifier needs, and from making it one of 32 bits.
 #[inline(always)]
 pub(super) fn opaque(value: u32) -> u64 {
-    let value = u64::from(value);
+    hide(u64::from(value))
+}
+
+/// Keeps LLVM from checking a number by another one that goes with it: the verifier of 6.1 learns nothing from that, the one of 6.12 does.
+#[inline(always)]
+pub(super) fn hide(value: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
     {
         let mut value = value;

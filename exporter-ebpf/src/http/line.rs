@@ -1,7 +1,7 @@
 //! Lines of a head, a word of eight bytes at a time.
 
 use super::{
-    framing::WINDOW,
+    framing::{WINDOW, hide},
     table::{LENGTH, LINE, LINE_REST, TRACE},
 };
 
@@ -62,7 +62,7 @@ pub(super) unsafe fn lines(window: *const u8, from: u64, filled: u32, zero: u64)
     let mut step = 0;
     while step < LEAPS {
         step += 1;
-        at ^= zero;
+        at = hide(at ^ zero);
         if at > WINDOW as u64 {
             break;
         }
@@ -77,7 +77,7 @@ pub(super) unsafe fn lines(window: *const u8, from: u64, filled: u32, zero: u64)
             // The line end behind what is there.
             break;
         }
-        at += 1;
+        at = hide(at + 1);
         reached = Reached::Line;
         if at > WINDOW as u64 {
             break;
